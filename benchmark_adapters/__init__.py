@@ -1,0 +1,1 @@
+"""The benchmark: what runs, scores and compares the methods of dd_plugins."""

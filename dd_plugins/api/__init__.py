@@ -1,0 +1,72 @@
+"""All that a third party imports: the contracts, the data they pass, and the errors they raise."""
+
+from dd_plugins.api.config import PluginConfig, parse_config
+from dd_plugins.api.data import Dataset, DataSpec, RawData, RealData, Split
+from dd_plugins.api.errors import (
+    AmbiguousPluginError,
+    BudgetTooSmall,
+    ConfigError,
+    DataError,
+    DDPluginsError,
+    DivergedError,
+    IncompatibleError,
+    PluginContractError,
+    PluginLoadError,
+    ResumeMismatch,
+    RunLocked,
+    StorageBudgetExceeded,
+    SyntheticFileError,
+    UnknownPluginError,
+    UsageError,
+)
+from dd_plugins.api.files import StoredHeader, read_stored, read_tensors, write_atomically, write_tensors
+from dd_plugins.api.network import Network
+from dd_plugins.api.objective import Context, DifferentiableObjective, Match, MatchingObjective, checked_match
+from dd_plugins.api.parameterization import Parameterization, Prior, Stage
+from dd_plugins.api.pruning import PruningStrategy
+from dd_plugins.api.storage import LedgerEntry, StorageBudget, StorageLedger
+from dd_plugins.api.synthetic import SyntheticSet
+
+__all__ = [
+    "AmbiguousPluginError",
+    "BudgetTooSmall",
+    "ConfigError",
+    "Context",
+    "DDPluginsError",
+    "DataError",
+    "DataSpec",
+    "Dataset",
+    "DifferentiableObjective",
+    "DivergedError",
+    "IncompatibleError",
+    "LedgerEntry",
+    "Match",
+    "MatchingObjective",
+    "Network",
+    "Parameterization",
+    "PluginConfig",
+    "PluginContractError",
+    "PluginLoadError",
+    "Prior",
+    "PruningStrategy",
+    "RawData",
+    "RealData",
+    "ResumeMismatch",
+    "RunLocked",
+    "Split",
+    "Stage",
+    "StorageBudget",
+    "StorageBudgetExceeded",
+    "StorageLedger",
+    "StoredHeader",
+    "SyntheticFileError",
+    "SyntheticSet",
+    "UnknownPluginError",
+    "UsageError",
+    "checked_match",
+    "parse_config",
+    "read_stored",
+    "read_tensors",
+    "write_atomically",
+    "write_tensors",
+]

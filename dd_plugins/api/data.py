@@ -1,0 +1,197 @@
+"""Real data: what a data set is (`DataSpec`), how a plugin delivers it, and how everybody reads it (`RealData`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from dd_plugins.api.config import PluginConfig, parse_config
+from dd_plugins.api.errors import DataError
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a container must know about a data set.
+
+    Attributes:
+        name: The data set's name, for example ``cifar10``.
+        num_classes: Number of classes; labels run from 0 to ``num_classes - 1``.
+        image_shape: ``(C, H, W)``.
+        mean: Per-channel mean of the training images in [0, 1].
+        std: Per-channel standard deviation of the training images in [0, 1].
+        mirror: Whether an image keeps its label when mirrored left to right (not so for digits).
+        fingerprint: Hash of the pixels, labels and splits; two sets of one name are told apart by it.
+        origin: Where the pixels came from, for tables: ``torchvision``, ``parquet``, ``folder``.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: bool = True
+    fingerprint: str = ""
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        channels = self.image_shape[0]
+        if self.num_classes < 1 or min(self.image_shape) < 1:
+            raise DataError(f"Expected at least one class and one pixel, but got {self.num_classes}, {self.image_shape}")
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise DataError(f"Expected {channels} means and positive stds, but got {self.mean} and {self.std}")
+
+    @classmethod
+    def example(cls) -> DataSpec:
+        """A tiny spec for documentation and tests: 2 classes of 8x8 grey images."""
+        return cls("example", 2, (1, 8, 8), (0.5,), (0.25,))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
+        """Rebuilds a spec from JSON, where tuples have become lists."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain JSON values."""
+        return asdict(self)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Maps ``images`` (``(N, C, H, W)``, uint8 or float in [0, 1]) to model space: ``(x - mean) / std``."""
+        scaled = images.float().div_(255) if images.dtype == torch.uint8 else images
+        mean, std = self._statistics(images.device)
+        return (scaled - mean) / std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Maps ``images`` (float, ``(N, C, H, W)``, model space) back to pixel values, unclipped."""
+        mean, std = self._statistics(images.device)
+        return images * std + mean
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, -1, 1, 1)
+        return mean, std
+
+
+@dataclass(frozen=True)
+class RawData:
+    """What a data-set plugin delivers: decoded images, labels, and what is known about them.
+
+    Attributes:
+        train_images: uint8, ``(N, C, H, W)``.
+        train_labels: int64, ``(N,)``.
+        test_images: uint8, ``(M, C, H, W)``.
+        test_labels: int64, ``(M,)``.
+        class_names: One name per class.
+        mean: Per-channel mean in [0, 1] that the literature uses, or None to compute it from the training images.
+        std: Likewise the standard deviation.
+        mirror: Whether labels survive mirroring.
+        origin: Where the pixels came from.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    mirror: bool = True
+    origin: str = ""
+
+
+class Dataset(ABC):
+    """A data-set plugin: reads real images from disk.
+
+    Attributes:
+        argument: What stood behind the colon of a spec such as ``folder:PATH``; empty for plain names.
+    """
+
+    api_version: ClassVar[int] = 1
+    takes_argument: ClassVar[bool] = False
+
+    class Config(PluginConfig):
+        """Settings of the data set; none by default."""
+
+    def __init__(self, argument: str = "", config: Config | Mapping[str, Any] | None = None) -> None:
+        self.argument = argument
+        self.config = parse_config(type(self).Config, config, "dataset.config")
+
+    @abstractmethod
+    def read(self, root: Path, cache: Path) -> RawData:
+        """Reads the whole data set.
+
+        Args:
+            root: Folder under which data sets are kept (``--data-root``).
+            cache: Folder for decoded copies; safe to delete.
+
+        Raises:
+            DataError: If a file is missing or damaged, naming it.
+        """
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set: rows of the one shared uint8 tensor.
+
+    Attributes:
+        spec: The data set's spec.
+        pixels: uint8, ``(all rows, C, H, W)``, shared between splits and never copied.
+        labels: int64, ``(N,)``.
+        index: int64, ``(N,)``: the rows of ``pixels`` that belong to this split.
+    """
+
+    spec: DataSpec
+    pixels: Tensor
+    labels: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def images(self, rows: Tensor | None = None) -> Tensor:
+        """Images in model space: float, ``(len(rows), C, H, W)``; all of them without ``rows``."""
+        return self.spec.normalize(self.pixels[self.index if rows is None else self.index[rows]])
+
+    def class_rows(self) -> list[Tensor]:
+        """For each class its rows of this split: int64, ``(N_c,)``."""
+        order = torch.argsort(self.labels, stable=True)
+        return list(order.split(torch.bincount(self.labels, minlength=self.spec.num_classes).tolist()))
+
+    def per_class(self, count: int, generator: Generator) -> Tensor:
+        """Draws ``count`` rows of every class without replacement: int64, ``(num_classes, count)``.
+
+        A class with fewer rows gives all of them and then begins again. The draw is made where ``generator`` lives.
+        """
+        noise = torch.rand(len(self), generator=generator, device=generator.device).to(self.labels.device)
+        # One sort gives every class its own random order: by label first, by noise within a label.
+        order = torch.argsort(noise.double() + self.labels)
+        sizes = torch.bincount(self.labels, minlength=self.spec.num_classes)
+        starts = sizes.cumsum(0) - sizes
+        offsets = torch.arange(count, device=sizes.device) % sizes[:, None]
+        rows: Tensor = order[starts[:, None] + offsets]
+        return rows
+
+
+@dataclass(frozen=True)
+class RealData:
+    """A data set on one device: one uint8 tensor and three fixed splits.
+
+    ``validation`` is held out of the training images, seeded and balanced; whatever is *chosen* is chosen on it.
+    Condensation sees ``train`` alone, and ``test`` is touched once, by the evaluator.
+    """
+
+    spec: DataSpec
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images live."""
+        return self.train.pixels.device

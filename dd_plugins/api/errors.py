@@ -1,0 +1,67 @@
+"""The one tree of errors; the command line turns each into a line of text and an exit code."""
+
+from __future__ import annotations
+
+
+class DDPluginsError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(DDPluginsError):
+    """Something that was asked for cannot be done as asked."""
+
+    exit_code = 2
+
+
+class UnknownPluginError(UsageError):
+    """No installed plugin has this name."""
+
+
+class AmbiguousPluginError(UsageError):
+    """Two distributions offer a plugin of this name."""
+
+
+class PluginLoadError(UsageError):
+    """A plugin is listed, but could not be imported or is not what it claims to be."""
+
+
+class ConfigError(UsageError):
+    """A configuration key is unknown, or its value is not allowed."""
+
+
+class IncompatibleError(UsageError):
+    """Two parts were combined that cannot work together; the message is the reason."""
+
+
+class DataError(UsageError):
+    """Real data is missing, damaged, or breaks its contract."""
+
+
+class SyntheticFileError(UsageError):
+    """A stored synthetic set is missing, truncated, or not one of ours."""
+
+
+class BudgetTooSmall(UsageError):
+    """Not one image per class of this parameterization fits into the storage budget."""
+
+
+class ResumeMismatch(UsageError):
+    """A run folder holds the state of another configuration."""
+
+
+class RunLocked(UsageError):
+    """Another process is working in this run folder."""
+
+
+class StorageBudgetExceeded(DDPluginsError):
+    """A stored set is larger than its budget."""
+
+
+class DivergedError(DDPluginsError):
+    """A loss, a gradient or an image became NaN or infinite."""
+
+
+class PluginContractError(DDPluginsError):
+    """A plugin's own code returned something that its contract forbids."""

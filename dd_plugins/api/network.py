@@ -1,0 +1,33 @@
+"""The contract of a network plugin: any ``nn.Module`` class that is built from an image shape and a class count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from dd_plugins.api.config import PluginConfig, parse_config
+
+
+class Network(nn.Module):
+    """Base of the classifiers: images (float, ``(N, C, H, W)``, model space) to logits (float, ``(N, classes)``).
+
+    Authors call ``super().__init__`` and build layers from ``image_shape``, ``num_classes`` and ``self.config``;
+    weights may be drawn from torch's global generator, which the registry seeds and restores around construction.
+    """
+
+    api_version: ClassVar[int] = 1
+
+    class Config(PluginConfig):
+        """Settings of the network; override with a subclass."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        config: Config | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_shape, self.num_classes = image_shape, num_classes
+        self.config = parse_config(type(self).Config, config, "network.config")

@@ -1,0 +1,133 @@
+"""The contract of a matching objective: it sees images, never the container that made them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dd_plugins.api.config import PluginConfig, parse_config
+from dd_plugins.api.data import DataSpec, RealData
+from dd_plugins.api.errors import PluginContractError
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an objective is given to work with.
+
+    Attributes:
+        make_network: Builds a freshly initialised network in model space from a seed.
+        generator: The objective's own source of randomness, on the CPU.
+        steps: Steps that this run will take.
+        device: Where the images are.
+        cache: Folder for costly intermediate results that several runs share; None to keep none.
+    """
+
+    make_network: Callable[[int], nn.Module]
+    generator: Generator
+    steps: int
+    device: torch.device
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """What matching returns.
+
+    Attributes:
+        loss: Float, scalar.
+        image_grad: Float, like the images: d loss / d images.
+        target_grad: Float, like the targets, where soft labels are learned; else None.
+    """
+
+    loss: Tensor
+    image_grad: Tensor
+    target_grad: Tensor | None = None
+
+
+class MatchingObjective(ABC):
+    """Base of every objective.
+
+    Authors write :meth:`match`; :meth:`prepare` for one-off work, and :meth:`state_dict` / :meth:`load_state_dict` if
+    anything is carried from step to step, so that an interrupted run goes on bit by bit as if nothing had happened.
+    """
+
+    api_version: ClassVar[int] = 1
+
+    class Config(PluginConfig):
+        """Settings of the objective; override with a subclass."""
+
+    real: RealData
+    context: Context
+    targets: Tensor
+
+    def __init__(self, data: DataSpec, config: Config | Mapping[str, Any] | None = None) -> None:
+        self.data = data
+        self.config = parse_config(type(self).Config, config, "objective.config")
+
+    def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
+        """Takes the real data, the labels of all synthetic images (int64, ``(N,)``), and does one-off work."""
+        self.real, self.targets, self.context = real, targets, context
+
+    def select(self, step: int) -> Tensor:
+        """The synthetic images that this step needs: int64, ``(B,)``; all by default."""
+        del step
+        return torch.arange(len(self.targets), device=self.targets.device)
+
+    @abstractmethod
+    def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
+        """Compares synthetic with real images.
+
+        Args:
+            images: Float, ``(B, C, H, W)``, model space, detached.
+            targets: int64, ``(B,)``.
+            step: Counts from 0.
+        """
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that is carried from step to step, as tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what :meth:`state_dict` returned; called after :meth:`prepare`."""
+        del state
+
+
+class DifferentiableObjective(MatchingObjective):
+    """For authors who only want to write a loss; autograd does the rest."""
+
+    @abstractmethod
+    def loss(self, images: Tensor, targets: Tensor, step: int) -> Tensor:
+        """A scalar that can be differentiated with respect to ``images``."""
+
+    def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
+        """Differentiates :meth:`loss`."""
+        leaf = images.detach().requires_grad_()
+        loss = self.loss(leaf, targets, step)
+        (image_grad,) = torch.autograd.grad(loss, leaf)
+        return Match(loss.detach(), image_grad)
+
+
+def checked_match(objective: MatchingObjective, images: Tensor, targets: Tensor, step: int) -> Match:
+    """Calls ``objective.match`` and checks what comes back.
+
+    Raises:
+        PluginContractError: Naming the objective, what was expected and what came.
+    """
+    match = objective.match(images, targets, step)
+    name = type(objective).__name__
+    if not isinstance(match, Match):
+        raise PluginContractError(f"{name}.match: expected a Match, but got {type(match).__name__}")
+    if match.loss.numel() != 1:
+        raise PluginContractError(f"{name}.match: expected a scalar loss, but got shape {tuple(match.loss.shape)}")
+    if match.image_grad.shape != images.shape:
+        raise PluginContractError(
+            f"{name}.match: expected an image gradient of shape {tuple(images.shape)}, but got "
+            f"{tuple(match.image_grad.shape)}"
+        )
+    return match

@@ -1,0 +1,276 @@
+"""The contract of a parameterization: how synthetic images are stored, decoded and pulled back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, final
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dd_plugins.api.config import PluginConfig, parse_config
+from dd_plugins.api.data import DataSpec, RealData
+from dd_plugins.api.errors import BudgetTooSmall, PluginContractError, SyntheticFileError, UsageError
+from dd_plugins.api.files import StoredHeader, read_stored, write_stored
+from dd_plugins.api.storage import StorageBudget, StorageLedger
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the optimisation: its ``name`` and its ``share`` of all steps (the shares add up to 1)."""
+
+    name: str
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Frozen pretrained weights that a container needs; reported in a column of their own, never in the budget."""
+
+    where: str
+    sha256: str
+    elements: int
+    licence: str
+
+
+class Parameterization(nn.Module, ABC):
+    """Base of every container: stored tensors, and a decoder from an image's number to the image.
+
+    Authors write :meth:`images_per_class`, :meth:`build`, :meth:`reset` and :meth:`_decode`, and :meth:`_keep` if single
+    images can be dropped. Whatever ``state_dict()`` holds is stored and counts against the budget. Images are ordered
+    by class, their labels follow from the order and cost nothing.
+
+    Attributes:
+        data: The data set's spec.
+        budget: The storage budget that :meth:`images_per_class` fills.
+        config: The validated ``Config``.
+        counts: Images of each class, in the order of the classes.
+        labels: int64, ``(N,)``; derived from ``counts``, not stored.
+        chunk_size: Images decoded with a graph at once; None for all.
+    """
+
+    api_version: ClassVar[int] = 1
+
+    class Config(PluginConfig):
+        """Settings of the container; override with a subclass."""
+
+    labels: Tensor
+
+    def __init__(
+        self,
+        data: DataSpec,
+        budget: StorageBudget,
+        config: Config | Mapping[str, Any] | None = None,
+        *,
+        counts: Sequence[int] | None = None,
+    ) -> None:
+        """Allocates the container.
+
+        Args:
+            data: The data set's spec.
+            budget: How much may be stored.
+            config: A ``Config``, or a mapping to make one of.
+            counts: Images of each class, for a container that was pruned; by default as many as fit.
+
+        Raises:
+            BudgetTooSmall: If not one image per class fits.
+            ConfigError: If ``config`` is not valid.
+        """
+        super().__init__()
+        self.data, self.budget = data, budget
+        self.config = parse_config(type(self).Config, config, "parameterization.config")
+        self.chunk_size: int | None = None
+        self._graph: tuple[Tensor, Tensor] | None = None
+        if counts is None:
+            fitting = self.images_per_class()
+            if fitting < 1:
+                raise BudgetTooSmall(
+                    f"{type(self).__name__} does not fit: not one image per class in {budget.elements} elements"
+                )
+            counts = [fitting] * data.num_classes
+        if len(counts) != data.num_classes or min(counts) < 1:
+            raise UsageError(f"Expected one positive count for each of {data.num_classes} classes, but got {counts}")
+        self._set_counts(counts)
+        self.build(sum(self.counts))
+
+    # ---- what an author writes ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def images_per_class(self) -> int:
+        """How many decoded images per class fit into ``self.budget``: arithmetic on ``self.data`` and ``self.config``."""
+
+    @abstractmethod
+    def build(self, num_images: int) -> None:
+        """Allocates parameters and modules for ``num_images`` images; draws nothing and reads no data."""
+
+    @abstractmethod
+    def reset(self, generator: Generator, real: RealData | None) -> None:
+        """Initialises the stored tensors, with randomness from ``generator`` (on the CPU) alone."""
+
+    @abstractmethod
+    def _decode(self, index: Tensor) -> Tensor:
+        """Decodes images row by row: ``index`` (int64, ``(B,)``) to float ``(B, C, H, W)``, model space."""
+
+    def _keep(self, index: Tensor) -> None:
+        """Drops every image but those of ``index`` from the stored tensors; define it to make images prunable."""
+        raise UsageError(f"{type(self).__name__} cannot drop single images")
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for a torch optimizer; a group without ``lr`` gets the optimizer's."""
+        return [{"params": list(self.parameters())}]
+
+    def stages(self) -> Sequence[Stage]:
+        """The stages of the optimisation; one by default."""
+        return (Stage("main"),)
+
+    def enter_stage(self, stage: Stage) -> None:
+        """Called before the first step of each stage, also when a run resumes within it."""
+        del stage
+
+    def project(self) -> None:
+        """Called after every step: maps the stored tensors back to where they are allowed to be; nothing by default."""
+        return
+
+    def regularize(self, images: Tensor, index: Tensor) -> Tensor | None:
+        """An additive loss of the container's own on a chunk of decoded images; none by default."""
+        del images, index
+        return None
+
+    def priors(self) -> Sequence[Prior]:
+        """Frozen pretrained weights outside the file; none by default."""
+        return ()
+
+    # ---- what everybody calls -----------------------------------------------------------------------------------
+
+    @final
+    def decode(self, index: Tensor | None = None) -> Tensor:
+        """Decodes images without a graph, in chunks of ``chunk_size``.
+
+        If all fit into one chunk while gradients are enabled, the graph is kept for the :meth:`backward` that follows.
+
+        Args:
+            index: int64, ``(B,)``; all images by default.
+
+        Returns:
+            Float, ``(B, C, H, W)``, model space, detached.
+        """
+        index = self._all() if index is None else index
+        chunks = index.split(self.chunk_size or max(len(index), 1))
+        self._graph = None
+        if len(chunks) == 1 and torch.is_grad_enabled():
+            images = self._checked_decode(index)
+            self._graph = (index, images)
+            return images.detach()
+        with torch.no_grad():
+            return torch.cat([self._checked_decode(chunk) for chunk in chunks])
+
+    @final
+    def backward(self, index: Tensor, image_grad: Tensor) -> None:
+        """Pulls d loss / d images back into the stored tensors, chunk by chunk; adds to their ``grad``.
+
+        Exact, since images are decoded row by row: the decoder's graph never spans more than one chunk.
+
+        Args:
+            index: int64, ``(B,)``, as it was decoded.
+            image_grad: Float, ``(B, C, H, W)``.
+        """
+        if self._graph is not None and torch.equal(self._graph[0], index):
+            decoded = [self._graph[1]]
+        else:
+            decoded = [None]  # type: ignore[list-item]
+        self._graph = None
+        size = len(index) if decoded[0] is not None else self.chunk_size or len(index)
+        for chunk, grad in zip(index.split(size), image_grad.split(size), strict=True):
+            images = decoded[0] if decoded[0] is not None else self._checked_decode(chunk)
+            penalty = self.regularize(images, chunk)
+            targets, grads = [images], [grad.to(images.dtype)]
+            if penalty is not None:
+                targets, grads = [*targets, penalty], [*grads, torch.ones_like(penalty)]
+            torch.autograd.backward(targets, grads)
+
+    @final
+    def keep(self, index: Tensor) -> None:
+        """Prunes: keeps the images of ``index`` alone.
+
+        Args:
+            index: int64, ``(K,)``, strictly ascending; every class must keep one image at least.
+        """
+        if len(index) and (index.diff() <= 0).any() or not len(index):
+            raise UsageError("Expected the images to keep as a non-empty, strictly ascending index")
+        counts = torch.bincount(self.labels[index], minlength=self.data.num_classes).tolist()
+        if min(counts) < 1:
+            raise UsageError(f"Class {counts.index(0)} would be left with no image")
+        with torch.no_grad():
+            self._keep(index)
+        self._set_counts(counts)
+
+    @final
+    def storage(self) -> StorageLedger:
+        """The ledger of what a saved file would hold."""
+        return StorageLedger.of(sorted(self.state_dict().items()))
+
+    @final
+    def save(self, path: Path, plugin: str | None = None) -> StorageLedger:
+        """Writes everything that is needed to decode the images to one safetensors file.
+
+        Args:
+            path: The file; written to a temporary neighbour first, then renamed.
+            plugin: The spec by which the registry finds this class; ``module:Class`` by default.
+
+        Returns:
+            The ledger of the file.
+        """
+        header = StoredHeader(
+            plugin=plugin or f"{type(self).__module__}:{type(self).__qualname__}",
+            config=self.config.model_dump(mode="json"),
+            data=self.data,
+            budget=self.budget,
+            counts=self.counts,
+        )
+        write_stored(path, dict(self.state_dict()), header)
+        return self.storage()
+
+    @classmethod
+    @final
+    def load(cls, path: Path) -> Self:
+        """Rebuilds a container from its file alone.
+
+        Raises:
+            SyntheticFileError: If the file is truncated, foreign, or its tensors are not those of this class.
+        """
+        header, tensors = read_stored(path)
+        made = cls(header.data, header.budget, header.config, counts=header.counts)
+        expected = made.state_dict()
+        for name in sorted({*expected, *tensors}):
+            want, got = (f"{x.dtype} {tuple(x.shape)}" if x is not None else "nothing"
+                         for x in (expected.get(name), tensors.get(name)))  # fmt: skip
+            if want != got:
+                raise SyntheticFileError(f"{path}: tensor {name} should be {want}, but the file holds {got}")
+            if not torch.isfinite(tensors[name]).all():
+                raise SyntheticFileError(f"{path}: tensor {name} holds NaN or infinite values")
+        made.load_state_dict(tensors)
+        return made
+
+    # ---- helpers ------------------------------------------------------------------------------------------------
+
+    def _set_counts(self, counts: Sequence[int]) -> None:
+        self.counts = tuple(int(count) for count in counts)
+        device = self.labels.device if hasattr(self, "labels") else None
+        labels = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+        self.register_buffer("labels", labels.to(device), persistent=False)
+
+    def _all(self) -> Tensor:
+        return torch.arange(len(self.labels), device=self.labels.device)
+
+    def _checked_decode(self, index: Tensor) -> Tensor:
+        images = self._decode(index)
+        expected = (len(index), *self.data.image_shape)
+        if tuple(images.shape) != expected or not images.is_floating_point():
+            raise PluginContractError(
+                f"{type(self).__name__}._decode: expected float images of shape {expected}, but got "
+                f"{images.dtype} {tuple(images.shape)}"
+            )
+        return images

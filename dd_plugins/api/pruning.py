@@ -1,0 +1,33 @@
+"""The contract of a pruning strategy: a score for every image, and a choice of those to keep."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from dd_plugins.api.config import PluginConfig, parse_config
+from dd_plugins.api.objective import Context
+from dd_plugins.api.synthetic import SyntheticSet
+
+
+class PruningStrategy(ABC):
+    """Base of every pruning strategy."""
+
+    api_version: ClassVar[int] = 1
+
+    class Config(PluginConfig):
+        """Settings of the strategy; override with a subclass."""
+
+    def __init__(self, config: Config | Mapping[str, Any] | None = None) -> None:
+        self.config = parse_config(type(self).Config, config, "pruning.config")
+
+    @abstractmethod
+    def score(self, images: SyntheticSet, context: Context) -> Tensor:
+        """A score for every image: float, ``(N,)``."""
+
+    @abstractmethod
+    def select(self, score: Tensor, targets: Tensor, num_keep: int) -> Tensor:
+        """The images to keep: int64, ``(num_keep,)``, sorted and unique."""

@@ -1,0 +1,1 @@
+"""How synthetic images are learned: one matching objective a file, the file named like its entry point."""

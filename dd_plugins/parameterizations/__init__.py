@@ -1,0 +1,1 @@
+"""How synthetic images are stored: one method a file, the file named like its entry point."""

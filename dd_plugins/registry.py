@@ -1,0 +1,178 @@
+"""Finds plugins by their entry points: metadata is read at every listing, a class is imported when it is named."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from dd_plugins.api.errors import AmbiguousPluginError, PluginLoadError, UnknownPluginError
+
+KINDS = ("parameterization", "objective", "pruning", "dataset", "network", "benchmark")
+API_VERSION = 1
+OWN = "dd-plugins"
+# Where each kind's base class lives: looked up when a plugin is loaded, never at a listing.
+BASES = {
+    "parameterization": "dd_plugins.api:Parameterization",
+    "objective": "dd_plugins.api:MatchingObjective",
+    "pruning": "dd_plugins.api:PruningStrategy",
+    "dataset": "dd_plugins.api:Dataset",
+    "network": "dd_plugins.api:Network",
+    "benchmark": "benchmark_adapters.base:Benchmark",
+}
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """What the metadata of an installed distribution says about one plugin.
+
+    Attributes:
+        kind: One of ``KINDS``.
+        name: The entry point's name.
+        distribution: The package that offers it, and its ``version``.
+        value: ``module:Class``.
+    """
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    value: str
+
+    @property
+    def spec(self) -> str:
+        """The short name for a built-in, ``distribution/name`` for all others: what a saved command should say."""
+        return self.name if self.distribution == OWN else f"{self.distribution}/{self.name}"
+
+    def source(self) -> Path | None:
+        """The file that defines the class, found without importing it; None if there is none."""
+        module = self.value.partition(":")[0]
+        return _source_of(module)
+
+    def status(self) -> tuple[str, str]:
+        """``("ok", one line about it)`` or ``("broken", why)``, read from the source without importing it."""
+        path = self.source()
+        if path is None:
+            return "broken", f"there is no module {self.value.partition(':')[0]}"
+        return _describe(path, self.value.partition(":")[2])
+
+    def record(self) -> dict[str, str]:
+        """What a run's record keeps of a plugin: distribution, version, entry point and the hash of its source."""
+        path = self.source()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+        return {
+            "name": self.name,
+            "distribution": self.distribution,
+            "version": self.version,
+            "entry_point": self.value,
+            "sha256": digest,
+        }
+
+
+def list_plugins(kind: str) -> list[PluginInfo]:
+    """All plugins of a kind, sorted by name; imports none of them."""
+    found = {
+        PluginInfo(kind, e.name, e.dist.name if e.dist else "?", e.dist.version if e.dist else "?", e.value)
+        for e in _entry_points(f"dd_plugins.{kind}")
+    }
+    return sorted(found, key=lambda info: (info.name, info.distribution != OWN, info.distribution))
+
+
+def find(kind: str, spec: str) -> PluginInfo:
+    """Resolves ``name``, ``distribution/name`` or ``module:Class`` to a plugin, without importing it.
+
+    Built-in names are reserved: the short form of a name that is built in means the built-in, always.
+
+    Raises:
+        UnknownPluginError: With near matches and all installed names.
+        AmbiguousPluginError: If two distributions offer the name; names both.
+    """
+    if ":" in spec:
+        return PluginInfo(kind, spec.partition(":")[2], "module", "", spec)
+    installed = list_plugins(kind)
+    if "/" in spec:
+        matching = [info for info in installed if f"{info.distribution}/{info.name}" == spec]
+    else:
+        matching = [info for info in installed if info.name == spec]
+        matching = [info for info in matching if info.distribution == OWN] or matching
+    if not matching:
+        names = sorted({info.spec for info in installed})
+        near = difflib.get_close_matches(spec, names, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UnknownPluginError(f"unknown {kind} {spec!r}{hint} (installed: {', '.join(names) or 'none'})")
+    if len(matching) > 1:
+        choices = " or ".join(f"{info.distribution}/{info.name}" for info in matching)
+        raise AmbiguousPluginError(f"more than one distribution offers the {kind} {spec!r}: write {choices}")
+    return matching[0]
+
+
+def load(kind: str, spec: str) -> type[Any]:
+    """Imports the class behind a spec and checks that it is what it claims to be.
+
+    Raises:
+        PluginLoadError: With the distribution, its version, the entry point and the original cause.
+    """
+    info = find(kind, spec)
+    who = f"{kind} {info.spec if info.version else spec!r} ({info.distribution} {info.version}, {info.value})"
+    try:
+        loaded = _import(info.value)
+        base = _import(BASES[kind])
+    except Exception as error:  # whatever a third party's import raises
+        raise PluginLoadError(f"{who} cannot be imported: {type(error).__name__}: {error}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise PluginLoadError(f"{who}: expected a subclass of {base.__name__}, but found {loaded!r}")
+    version = getattr(loaded, "api_version", None)
+    if version != API_VERSION:
+        raise PluginLoadError(f"{who}: written for API version {version}, but this release offers {API_VERSION}")
+    return loaded
+
+
+def _import(value: str) -> Any:
+    module, _, names = value.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in names.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _entry_points(group: str) -> list[EntryPoint]:
+    return list(entry_points(group=group))
+
+
+def _source_of(module: str) -> Path | None:
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)  # a top-level name: nothing is executed
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        base = Path(folder).joinpath(*rest)
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+@lru_cache(maxsize=256)
+def _describe(path: Path, names: str) -> tuple[str, str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, OSError, ValueError) as error:
+        return "broken", f"{type(error).__name__}: {error}"
+    body = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    node = body.get(names.partition(".")[0])
+    text = ast.get_docstring(node) if node else ast.get_docstring(tree)
+    return "ok", (text or "").strip().partition("\n")[0]
+
+

@@ -1,0 +1,88 @@
+"""Packaging of dd-plugins: two packages, the command `dd-bench`, and the built-in plugins as entry points."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (ROOT / "dd_plugins" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+PLUGINS = {
+    "dd_plugins.parameterization": [
+        "hmn = dd_plugins.parameterizations.hmn:HMN",
+        "pixel = dd_plugins.parameterizations.pixel:Pixel",
+    ],
+    "dd_plugins.objective": [
+        "dc = dd_plugins.objectives.dc:DC",
+        "dsa = dd_plugins.objectives.dsa:DSA",
+        "idc = dd_plugins.objectives.idc:IDC",
+    ],
+    "dd_plugins.dataset": [
+        "cifar10 = dd_plugins.datasets.torchvision_sets:Cifar10",
+        "cifar100 = dd_plugins.datasets.torchvision_sets:Cifar100",
+        "digits = dd_plugins.datasets.digits:Digits",
+        "fashion-mnist = dd_plugins.datasets.torchvision_sets:FashionMnist",
+        "folder = dd_plugins.datasets.folder:ImageFolder",
+        "mnist = dd_plugins.datasets.torchvision_sets:Mnist",
+        "parquet = dd_plugins.datasets.parquet:Parquet",
+        "svhn = dd_plugins.datasets.torchvision_sets:Svhn",
+        "tiny-imagenet = dd_plugins.datasets.tiny_imagenet:TinyImageNet",
+    ],
+    "dd_plugins.network": [
+        "alexnet = dd_plugins.networks.alexnet:AlexNet",
+        "convnet = dd_plugins.networks.convnet:ConvNet",
+        "densenet121 = dd_plugins.networks.densenet:DenseNet121",
+        "resnet18 = dd_plugins.networks.resnet:ResNet18",
+        "vgg11 = dd_plugins.networks.vgg:VGG11",
+    ],
+    "dd_plugins.benchmark": [
+        "native = benchmark_adapters.native:NativeBenchmark",
+    ],
+    "console_scripts": ["dd-bench = benchmark_adapters.cli.main:run"],
+}
+
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "kornia>=0.7"]
+LINT = ["ruff>=0.9", "mypy>=1.13", "import-linter>=2.1", "types-PyYAML"]
+
+setup(
+    name="dd-plugins",
+    version=VERSION,
+    description="Interchangeable parts and fair comparisons for dataset distillation",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["dd_plugins*", "benchmark_adapters*"]),
+    package_data={
+        "dd_plugins": ["py.typed"],
+        "benchmark_adapters": ["py.typed", "protocols/*.yaml", "methods/*.yaml", "references/*.yaml", "records/*.json"],
+    },
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "numpy>=1.26",
+        "scipy>=1.12",
+        "safetensors>=0.4.3",
+        "pydantic>=2.7",
+        "PyYAML>=6",
+        "typer>=0.15",
+        "rich>=13",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "pillow>=10",
+        "pyarrow>=15",
+    ],
+    extras_require={"test": TEST, "lint": LINT, "dev": [*TEST, *LINT, "tox>=4.20"]},
+    entry_points=PLUGINS,
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
