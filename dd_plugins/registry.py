@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from dd_plugins.api.errors import AmbiguousPluginError, PluginLoadError, UnknownPluginError
+from dd_plugins.errors import AmbiguousPluginError, PluginLoadError, UnknownPluginError
 
 KINDS = ("parameterization", "objective", "pruning", "dataset", "network", "benchmark")
 API_VERSION = 1
@@ -174,5 +174,3 @@ def _describe(path: Path, names: str) -> tuple[str, str]:
     node = body.get(names.partition(".")[0])
     text = ast.get_docstring(node) if node else ast.get_docstring(tree)
     return "ok", (text or "").strip().partition("\n")[0]
-
-

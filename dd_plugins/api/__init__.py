@@ -2,7 +2,14 @@
 
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import Dataset, DataSpec, RawData, RealData, Split
-from dd_plugins.api.errors import (
+from dd_plugins.api.files import StoredHeader, read_stored, read_tensors, write_atomically, write_tensors
+from dd_plugins.api.network import Network
+from dd_plugins.api.objective import Context, DifferentiableObjective, Match, MatchingObjective, checked_match
+from dd_plugins.api.parameterization import Parameterization, Prior, Stage
+from dd_plugins.api.pruning import PruningStrategy
+from dd_plugins.api.storage import LedgerEntry, StorageBudget, StorageLedger
+from dd_plugins.api.synthetic import SyntheticSet
+from dd_plugins.errors import (
     AmbiguousPluginError,
     BudgetTooSmall,
     ConfigError,
@@ -19,13 +26,6 @@ from dd_plugins.api.errors import (
     UnknownPluginError,
     UsageError,
 )
-from dd_plugins.api.files import StoredHeader, read_stored, read_tensors, write_atomically, write_tensors
-from dd_plugins.api.network import Network
-from dd_plugins.api.objective import Context, DifferentiableObjective, Match, MatchingObjective, checked_match
-from dd_plugins.api.parameterization import Parameterization, Prior, Stage
-from dd_plugins.api.pruning import PruningStrategy
-from dd_plugins.api.storage import LedgerEntry, StorageBudget, StorageLedger
-from dd_plugins.api.synthetic import SyntheticSet
 
 __all__ = [
     "AmbiguousPluginError",

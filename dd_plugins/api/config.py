@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dd_plugins.api.errors import ConfigError
+from dd_plugins.errors import ConfigError
 
 
 class PluginConfig(BaseModel):

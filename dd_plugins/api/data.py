@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from dd_plugins.api.config import PluginConfig, parse_config
-from dd_plugins.api.errors import DataError
+from dd_plugins.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class DataSpec:
     def __post_init__(self) -> None:
         channels = self.image_shape[0]
         if self.num_classes < 1 or min(self.image_shape) < 1:
-            raise DataError(f"Expected at least one class and one pixel, but got {self.num_classes}, {self.image_shape}")
+            raise DataError(
+                f"Expected at least one class and one pixel, but got {self.num_classes}, {self.image_shape}"
+            )
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise DataError(f"Expected {channels} means and positive stds, but got {self.mean} and {self.std}")
 

@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dd_plugins.api.data import DataSpec
-from dd_plugins.api.errors import SyntheticFileError, UsageError
 from dd_plugins.api.storage import StorageBudget
+from dd_plugins.errors import SyntheticFileError, UsageError
 
 FORMAT = 1
 KEY = "dd_plugins"

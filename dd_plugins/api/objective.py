@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSpec, RealData
-from dd_plugins.api.errors import PluginContractError
+from dd_plugins.errors import PluginContractError
 
 
 @dataclass(frozen=True)

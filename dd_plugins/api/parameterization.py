@@ -13,9 +13,9 @@ from torch import Generator, Tensor, nn
 
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSpec, RealData
-from dd_plugins.api.errors import BudgetTooSmall, PluginContractError, SyntheticFileError, UsageError
 from dd_plugins.api.files import StoredHeader, read_stored, write_stored
 from dd_plugins.api.storage import StorageBudget, StorageLedger
+from dd_plugins.errors import BudgetTooSmall, PluginContractError, SyntheticFileError, UsageError
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Parameterization(nn.Module, ABC):
         Args:
             index: int64, ``(K,)``, strictly ascending; every class must keep one image at least.
         """
-        if len(index) and (index.diff() <= 0).any() or not len(index):
+        if (len(index) and (index.diff() <= 0).any()) or not len(index):
             raise UsageError("Expected the images to keep as a non-empty, strictly ascending index")
         counts = torch.bincount(self.labels[index], minlength=self.data.num_classes).tolist()
         if min(counts) < 1:

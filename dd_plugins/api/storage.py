@@ -9,7 +9,7 @@ from math import floor, prod
 from torch import Tensor
 
 from dd_plugins.api.data import DataSpec
-from dd_plugins.api.errors import StorageBudgetExceeded, UsageError
+from dd_plugins.errors import StorageBudgetExceeded, UsageError
 
 BYTES_PER_ELEMENT = 4  # budgets count float32, as the papers do
 
