@@ -18,6 +18,7 @@ from dd_plugins.errors import AmbiguousPluginError, PluginLoadError, UnknownPlug
 KINDS = ("parameterization", "objective", "pruning", "dataset", "network", "benchmark")
 API_VERSION = 1
 OWN = "dd-plugins"
+MODULE = "module"  # stands for the distribution of a plugin that is named as module:Class
 # Where each kind's base class lives: looked up when a plugin is loaded, never at a listing.
 BASES = {
     "parameterization": "dd_plugins.api:Parameterization",
@@ -48,8 +49,10 @@ class PluginInfo:
 
     @property
     def spec(self) -> str:
-        """The short name for a built-in, ``distribution/name`` for all others: what a saved command should say."""
-        return self.name if self.distribution == OWN else f"{self.distribution}/{self.name}"
+        """The name that always means this plugin: short for a built-in, ``distribution/name``, or ``module:Class``."""
+        if self.distribution == OWN:
+            return self.name
+        return self.value if self.distribution == MODULE else f"{self.distribution}/{self.name}"
 
     def source(self) -> Path | None:
         """The file that defines the class, found without importing it; None if there is none."""
@@ -95,7 +98,7 @@ def find(kind: str, spec: str) -> PluginInfo:
         AmbiguousPluginError: If two distributions offer the name; names both.
     """
     if ":" in spec:
-        return PluginInfo(kind, spec.partition(":")[2], "module", "", spec)
+        return PluginInfo(kind, spec.partition(":")[2], MODULE, "", spec)
     installed = list_plugins(kind)
     if "/" in spec:
         matching = [info for info in installed if f"{info.distribution}/{info.name}" == spec]
@@ -120,7 +123,7 @@ def load(kind: str, spec: str) -> type[Any]:
         PluginLoadError: With the distribution, its version, the entry point and the original cause.
     """
     info = find(kind, spec)
-    who = f"{kind} {info.spec if info.version else spec!r} ({info.distribution} {info.version}, {info.value})"
+    who = f"{kind} {spec!r} ({info.distribution} {info.version}, {info.value})".replace(" ,", ",")
     try:
         loaded = _import(info.value)
         base = _import(BASES[kind])

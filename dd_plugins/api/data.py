@@ -57,7 +57,8 @@ class DataSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
         """Rebuilds a spec from JSON, where tuples have become lists."""
         names = {field.name for field in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
+        return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain JSON values."""
@@ -119,9 +120,9 @@ class Dataset(ABC):
     class Config(PluginConfig):
         """Settings of the data set; none by default."""
 
-    def __init__(self, argument: str = "", config: Config | Mapping[str, Any] | None = None) -> None:
+    def __init__(self, argument: str = "", config: PluginConfig | Mapping[str, Any] | None = None) -> None:
         self.argument = argument
-        self.config = parse_config(type(self).Config, config, "dataset.config")
+        self.config: PluginConfig = parse_config(type(self).Config, config, "dataset")
 
     @abstractmethod
     def read(self, root: Path, cache: Path) -> RawData:
@@ -162,7 +163,8 @@ class Split:
     def class_rows(self) -> list[Tensor]:
         """For each class its rows of this split: int64, ``(N_c,)``."""
         order = torch.argsort(self.labels, stable=True)
-        return list(order.split(torch.bincount(self.labels, minlength=self.spec.num_classes).tolist()))
+        sizes = torch.bincount(self.labels, minlength=self.spec.num_classes)
+        return list(torch.split(order, sizes.tolist()))
 
     def per_class(self, count: int, generator: Generator) -> Tensor:
         """Draws ``count`` rows of every class without replacement: int64, ``(num_classes, count)``.
@@ -171,7 +173,7 @@ class Split:
         """
         noise = torch.rand(len(self), generator=generator, device=generator.device).to(self.labels.device)
         # One sort gives every class its own random order: by label first, by noise within a label.
-        order = torch.argsort(noise.double() + self.labels)
+        order = torch.argsort(noise.double() + self.labels, stable=True)
         sizes = torch.bincount(self.labels, minlength=self.spec.num_classes)
         starts = sizes.cumsum(0) - sizes
         offsets = torch.arange(count, device=sizes.device) % sizes[:, None]

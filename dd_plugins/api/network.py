@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from dd_plugins.api.config import PluginConfig, parse_config
+from dd_plugins.errors import IncompatibleError
 
 
 class Network(nn.Module):
@@ -26,8 +27,12 @@ class Network(nn.Module):
         self,
         image_shape: tuple[int, int, int],
         num_classes: int,
-        config: Config | Mapping[str, Any] | None = None,
+        config: PluginConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.image_shape, self.num_classes = image_shape, num_classes
-        self.config = parse_config(type(self).Config, config, "network.config")
+        self.config: PluginConfig = parse_config(type(self).Config, config, "network")
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The features before the classifier: float, ``(N, D)``; a network may have none."""
+        raise IncompatibleError(f"{type(self).__name__} has no features to embed images in")

@@ -66,9 +66,9 @@ class MatchingObjective(ABC):
     context: Context
     targets: Tensor
 
-    def __init__(self, data: DataSpec, config: Config | Mapping[str, Any] | None = None) -> None:
+    def __init__(self, data: DataSpec, config: PluginConfig | Mapping[str, Any] | None = None) -> None:
         self.data = data
-        self.config = parse_config(type(self).Config, config, "objective.config")
+        self.config: PluginConfig = parse_config(type(self).Config, config, "objective")
 
     def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
         """Takes the real data, the labels of all synthetic images (int64, ``(N,)``), and does one-off work."""

@@ -39,9 +39,9 @@ class Prior:
 class Parameterization(nn.Module, ABC):
     """Base of every container: stored tensors, and a decoder from an image's number to the image.
 
-    Authors write :meth:`images_per_class`, :meth:`build`, :meth:`reset` and :meth:`_decode`, and :meth:`_keep` if single
-    images can be dropped. Whatever ``state_dict()`` holds is stored and counts against the budget. Images are ordered
-    by class, their labels follow from the order and cost nothing.
+    Authors write :meth:`images_per_class`, :meth:`build`, :meth:`reset` and :meth:`_decode`, and :meth:`_keep` if
+    single images can be dropped. Whatever ``state_dict()`` holds is stored and counts against the budget. Images are
+    ordered by class, their labels follow from the order and cost nothing.
 
     Attributes:
         data: The data set's spec.
@@ -63,7 +63,7 @@ class Parameterization(nn.Module, ABC):
         self,
         data: DataSpec,
         budget: StorageBudget,
-        config: Config | Mapping[str, Any] | None = None,
+        config: PluginConfig | Mapping[str, Any] | None = None,
         *,
         counts: Sequence[int] | None = None,
     ) -> None:
@@ -81,7 +81,7 @@ class Parameterization(nn.Module, ABC):
         """
         super().__init__()
         self.data, self.budget = data, budget
-        self.config = parse_config(type(self).Config, config, "parameterization.config")
+        self.config: PluginConfig = parse_config(type(self).Config, config, "parameterization")
         self.chunk_size: int | None = None
         self._graph: tuple[Tensor, Tensor] | None = None
         if counts is None:
@@ -100,7 +100,7 @@ class Parameterization(nn.Module, ABC):
 
     @abstractmethod
     def images_per_class(self) -> int:
-        """How many decoded images per class fit into ``self.budget``: arithmetic on ``self.data`` and ``self.config``."""
+        """How many decoded images per class fit into ``self.budget``: arithmetic alone."""
 
     @abstractmethod
     def build(self, num_images: int) -> None:
@@ -158,7 +158,7 @@ class Parameterization(nn.Module, ABC):
             Float, ``(B, C, H, W)``, model space, detached.
         """
         index = self._all() if index is None else index
-        chunks = index.split(self.chunk_size or max(len(index), 1))
+        chunks = torch.split(index, self.chunk_size or max(len(index), 1))
         self._graph = None
         if len(chunks) == 1 and torch.is_grad_enabled():
             images = self._checked_decode(index)
@@ -177,19 +177,13 @@ class Parameterization(nn.Module, ABC):
             index: int64, ``(B,)``, as it was decoded.
             image_grad: Float, ``(B, C, H, W)``.
         """
-        if self._graph is not None and torch.equal(self._graph[0], index):
-            decoded = [self._graph[1]]
-        else:
-            decoded = [None]  # type: ignore[list-item]
-        self._graph = None
-        size = len(index) if decoded[0] is not None else self.chunk_size or len(index)
-        for chunk, grad in zip(index.split(size), image_grad.split(size), strict=True):
-            images = decoded[0] if decoded[0] is not None else self._checked_decode(chunk)
-            penalty = self.regularize(images, chunk)
-            targets, grads = [images], [grad.to(images.dtype)]
-            if penalty is not None:
-                targets, grads = [*targets, penalty], [*grads, torch.ones_like(penalty)]
-            torch.autograd.backward(targets, grads)
+        graph, self._graph = self._graph, None
+        if graph is not None and torch.equal(graph[0], index):
+            self._pull(graph[1], index, image_grad)
+            return
+        size = self.chunk_size or max(len(index), 1)
+        for chunk, grad in zip(torch.split(index, size), torch.split(image_grad, size), strict=True):
+            self._pull(self._checked_decode(chunk), chunk, grad)
 
     @final
     def keep(self, index: Tensor) -> None:
@@ -264,6 +258,13 @@ class Parameterization(nn.Module, ABC):
 
     def _all(self) -> Tensor:
         return torch.arange(len(self.labels), device=self.labels.device)
+
+    def _pull(self, images: Tensor, index: Tensor, image_grad: Tensor) -> None:
+        penalty = self.regularize(images, index)
+        if penalty is None:
+            torch.autograd.backward([images], [image_grad])
+        else:
+            torch.autograd.backward([images, penalty], [image_grad, torch.ones_like(penalty)])
 
     def _checked_decode(self, index: Tensor) -> Tensor:
         images = self._decode(index)

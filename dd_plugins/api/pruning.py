@@ -21,8 +21,8 @@ class PruningStrategy(ABC):
     class Config(PluginConfig):
         """Settings of the strategy; override with a subclass."""
 
-    def __init__(self, config: Config | Mapping[str, Any] | None = None) -> None:
-        self.config = parse_config(type(self).Config, config, "pruning.config")
+    def __init__(self, config: PluginConfig | Mapping[str, Any] | None = None) -> None:
+        self.config: PluginConfig = parse_config(type(self).Config, config, "pruning")
 
     @abstractmethod
     def score(self, images: SyntheticSet, context: Context) -> Tensor:

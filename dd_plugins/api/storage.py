@@ -93,6 +93,6 @@ class StorageLedger:
         largest = sorted(self.entries, key=lambda entry: -entry.nbytes)[:3]
         listed = ", ".join(f"{entry.name} {entry.elements}" for entry in largest)
         raise StorageBudgetExceeded(
-            f"{who} stores {self.elements} elements in {self.nbytes} bytes, but the budget is {budget.elements} elements "
-            f"in {budget.nbytes} bytes ({self.elements - budget.elements:+d} elements); largest tensors: {listed}"
+            f"{who} stores {self.elements} elements in {self.nbytes} bytes, but the budget is {budget.elements} "
+            f"elements in {budget.nbytes} bytes ({self.elements - budget.elements:+d} elements); largest: {listed}"
         )

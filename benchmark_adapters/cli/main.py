@@ -1,0 +1,45 @@
+"""Entry of the command: errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from benchmark_adapters.cli import eval as eval_command
+from benchmark_adapters.cli import listing, show
+from benchmark_adapters.cli import run as run_command
+from dd_plugins.errors import DDPluginsError
+
+app = typer.Typer(
+    name="dd-bench",
+    help="Distil a data set, score the result, compare fairly.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command("run", epilog=run_command.EPILOG)(run_command.run)
+app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
+app.command("list", epilog=listing.EPILOG)(listing.list_plugins)
+app.command("show", epilog=show.EPILOG)(show.show)
+
+
+def run() -> None:
+    """Runs the command; exit codes: 0 done, 1 failed while running, 2 not possible as asked, 130 interrupted."""
+    try:
+        app()
+    except DDPluginsError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as error:
+        _complain(str(error) or "interrupted; the same command continues")
+        sys.exit(130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    typer.echo(f"dd-bench: {text}", err=True)

@@ -1,0 +1,134 @@
+"""dd-bench run: distil, store, reload, score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmark_adapters.cli.options import RUN_PANEL, WHERE_PANEL, Assignments, DataRoot, Device, Out, complete
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from benchmark_adapters.runner.config import RunConfig
+    from benchmark_adapters.runner.pipeline import Options
+
+EPILOG = """
+**Examples**
+
+`dd-bench run --param hmn` distils the embedded digits in about a minute
+
+`dd-bench run --param hmn --dataset cifar10 --ipc 10 --seed 1`
+
+`dd-bench run --param pixel --objective dsa --dataset cifar10 --protocol dsa-steps`
+
+`dd-bench run --param hmn --set parameterization.memory_lr=0.03 --set network.width=32 --dry-run`
+
+Values win in this order: built-in defaults < method < --config < flags and --set.
+"""
+
+
+def run(
+    method: Annotated[
+        str | None,
+        typer.Option(help="A named method: parts with their settings.", rich_help_panel=RUN_PANEL),
+    ] = None,
+    param: Annotated[
+        str | None,
+        typer.Option(
+            help="Parameterization: name, distribution/name or module:Class.",
+            rich_help_panel=RUN_PANEL,
+            autocompletion=lambda: complete("parameterization"),
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="Matching objective.", rich_help_panel=RUN_PANEL, autocompletion=lambda: complete("objective")
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Data set: a name, folder:PATH or parquet:PATH.  [default: digits]",
+            rich_help_panel=RUN_PANEL,
+            autocompletion=lambda: complete("dataset"),
+        ),
+    ] = None,
+    ipc: Annotated[
+        int | None, typer.Option(help="Budget in images per class.  [default: 1]", rich_help_panel=RUN_PANEL)
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="How it is scored.  [default: dsa; quick for digits]", rich_help_panel=RUN_PANEL),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.  [default: 0]", rich_help_panel=RUN_PANEL)] = None,
+    steps: Annotated[int | None, typer.Option(help="Matching steps.", rich_help_panel=RUN_PANEL)] = None,
+    assignments: Assignments = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file, such as another run's config.yaml.", rich_help_panel=RUN_PANEL)
+    ] = None,
+    full_data: Annotated[
+        bool, typer.Option("--full-data", help="Score the whole training set too, however large.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration, the storage and the run id only.")
+    ] = False,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Images decoded with a graph at once.", rich_help_panel=WHERE_PANEL)
+    ] = None,
+    device: Device = None,
+    data_root: DataRoot = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Distil a data set into a small synthetic one, store it, reload it and score it."""
+    from rich.console import Console
+
+    from benchmark_adapters.runner.config import resolve
+    from benchmark_adapters.runner.pipeline import Interrupted, Options
+    from benchmark_adapters.runner.pipeline import run as make_run
+    from benchmark_adapters.runner.progress import Reporter
+    from benchmark_adapters.runner.system import choose_device, keep_freed_memory
+
+    flags = {
+        "method": method,
+        "parameterization": param,
+        "objective": objective,
+        "dataset": dataset,
+        "ipc": ipc,
+        "protocol": protocol,
+        "seed": seed,
+        "steps": steps,
+    }
+    resolved = resolve(flags, assignments or [], config)
+    keep_freed_memory()
+    options = Options(out, choose_device(device), data_root, full_data, chunk)
+    console = Console()
+    if dry_run:
+        _show_plan(resolved, options, console)
+        return
+    try:
+        record = make_run(resolved, options, Reporter(console))
+    except Interrupted as interrupted:
+        raise KeyboardInterrupt(str(interrupted)) from None
+    from benchmark_adapters.report.tables import score_table
+
+    scores = [score for score in record["scores"] if score["protocol_hash"] == resolved.protocol.hash]
+    console.print(score_table(record, scores, resolved.ipc))
+    console.print(f"images: {out / record['id'] / 'preview.png'}", soft_wrap=True, highlight=False)
+
+
+def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
+    from dataclasses import asdict
+
+    from benchmark_adapters.report.tables import ledger_table
+    from benchmark_adapters.runner.pipeline import build_container, load_real
+
+    real = load_real(config, options)
+    container = build_container(config, real)
+    console.print(config.to_yaml(), highlight=False, markup=False)
+    console.print(ledger_table([asdict(entry) for entry in container.storage().entries], container.budget.elements))
+    console.print(f"images per class: {min(container.counts)}; steps: {config.steps}")
+    console.print(f"run id: {config.run_id(real.spec.fingerprint)}", highlight=False)

@@ -1,0 +1,130 @@
+"""The one evaluator: a frozen protocol, fresh networks, accuracy of the last epoch on the test set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, Field
+
+from benchmark_adapters.base import Cell, ScoreContext
+from dd_plugins import registry
+from dd_plugins.api import PluginConfig, SyntheticSet, UsageError, parse_config
+from dd_plugins.networks import build_network
+from dd_plugins.seeds import seed_for
+from dd_plugins.training import TrainConfig, accuracy, train_networks
+
+
+class PartConfig(PluginConfig):
+    """A plugin by name, with its settings beside it: ``{name: convnet, width: 32}``."""
+
+    model_config = ConfigDict(**{**PluginConfig.model_config, "extra": "allow"})
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings without the name."""
+        return dict(self.model_extra or {})
+
+
+class Protocol(PluginConfig):
+    """How synthetic sets are scored; every number carries the protocol's name and hash."""
+
+    name: str
+    summary: str = ""
+    source: str = ""
+    network: PartConfig = Field(default_factory=lambda: PartConfig(name="convnet"))
+    train: TrainConfig = TrainConfig()
+    trials: int = Field(5, ge=1, description="fresh networks trained on the set")
+
+    @property
+    def hash(self) -> str:
+        """Ten hexadecimal digits of what decides a trial's number: network and training, defaults included."""
+        cls = registry.load("network", self.network.name)
+        network = parse_config(cls.Config, self.network.settings, "protocol.network").model_dump(mode="json")
+        content = {"network": {"name": self.network.name, **network}, "train": self.train.model_dump(mode="json")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def protocol_names() -> list[str]:
+    """The names of all protocols that come with the package."""
+    folder = files("benchmark_adapters") / "protocols"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+@lru_cache(maxsize=32)
+def protocol_values(name: str) -> Mapping[str, Any]:
+    """The raw values of a protocol file, with those of the protocol that it extends.
+
+    Raises:
+        UsageError: If there is no such protocol; names all there are.
+    """
+    if name not in protocol_names():
+        raise UsageError(f"unknown protocol {name!r}; there are {', '.join(protocol_names())}")
+    text = (files("benchmark_adapters") / "protocols" / f"{name}.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    inherited = protocol_values(base)
+    return {**inherited, **values, "train": {**inherited.get("train", {}), **values.get("train", {})}}
+
+
+def load_protocol(name: str) -> Protocol:
+    """A protocol by name."""
+    return parse_config(Protocol, protocol_values(name), f"protocol {name}")
+
+
+def evaluate(synthetic: SyntheticSet, protocol: Protocol, cell: Cell, context: ScoreContext) -> tuple[float, ...]:
+    """Trains fresh networks on a synthetic set and tests each once, behind its last epoch.
+
+    Trial k of every method starts from the same weights and sees batches in the same order, so that comparisons are
+    paired. On a GPU all trials are trained at once.
+
+    Returns:
+        Test accuracies, fractions between 0 and 1, one a trial.
+    """
+    known = dict(context.known)
+    missing = [trial for trial in range(protocol.trials) if trial not in known]
+    at_once = len(missing) if context.device.type == "cuda" else 1
+    images, targets = synthetic.images.to(context.device), synthetic.targets.to(context.device)
+    for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once or 1)):
+        networks = [
+            build_network(
+                protocol.network.name,
+                synthetic.data.image_shape,
+                synthetic.data.num_classes,
+                protocol.network.settings,
+                seed=seed_for("eval", trial),
+                device=context.device,
+            )
+            for trial in group
+        ]
+
+        def report(done: int, total: int, before: int = len(known), size: int = len(group)) -> None:
+            if context.on_update:
+                per_trial = total // size
+                context.on_update(before * per_trial + done, protocol.trials * per_trial)
+
+        train_networks(
+            networks,
+            images,
+            targets,
+            protocol.train,
+            synthetic.data,
+            seeds=[seed_for("eval", trial) for trial in group],
+            budget_images=cell.ipc * synthetic.data.num_classes,
+            on_update=report,
+        )
+        test = context.real.test
+        for trial, network in zip(group, networks, strict=True):
+            known[trial] = accuracy(network, test.images, test.labels)
+            if context.on_trial:
+                context.on_trial(trial, known[trial])
+    return tuple(known[trial] for trial in range(protocol.trials))

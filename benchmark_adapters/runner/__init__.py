@@ -1,0 +1,1 @@
+"""Runs: from a configuration to a scored record, one folder a run, resumable at any moment."""

@@ -1,0 +1,185 @@
+"""The condensation loop: select, decode, match, pull back, step; resumable bit by bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from benchmark_adapters.runner.config import OptimizerConfig
+from benchmark_adapters.runner.store import RunFolder
+from dd_plugins.api import (
+    DivergedError,
+    MatchingObjective,
+    Parameterization,
+    Stage,
+    UsageError,
+    checked_match,
+)
+
+
+@dataclass
+class Condensation:
+    """One condensation: a container, an objective, and the optimizer between them.
+
+    Attributes:
+        parameterization: What is learned.
+        objective: What it is learned by; already prepared.
+        optimizer_config: Which optimizer, and its schedule.
+        steps: Matching steps in all.
+        run_id: Written into every checkpoint.
+        folder: Where checkpoints go.
+        step: The next step.
+        seconds: Time spent so far, over all sessions.
+    """
+
+    parameterization: Parameterization
+    objective: MatchingObjective
+    optimizer_config: OptimizerConfig
+    steps: int
+    run_id: str
+    folder: RunFolder
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._bounds = _stage_bounds(self.parameterization, self.steps)
+        self._enter(self._stage_at(0))
+
+    def run(
+        self,
+        on_step: Callable[[int, float], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        checkpoint_seconds: float = 30.0,
+    ) -> bool:
+        """Takes all steps that are left.
+
+        Args:
+            on_step: Called with (steps done, loss).
+            stop: Asked behind every step; if it says yes, the state is saved and the loop ends.
+            checkpoint_seconds: Time between checkpoints; has no influence on the result.
+
+        Returns:
+            Whether all steps are done.
+
+        Raises:
+            DivergedError: If a loss or gradient is NaN or infinite; the last good checkpoint stays.
+        """
+        begun = saved = time.perf_counter()
+        before = self.seconds
+        while self.step < self.steps:
+            stage = self._stage_at(self.step)
+            if stage is not self._stage:
+                self._enter(stage)
+            loss = self._take_step()
+            self.step += 1
+            now = time.perf_counter()
+            self.seconds = before + now - begun
+            self.losses.append(loss)
+            if on_step:
+                on_step(self.step, loss)
+            stopping = stop()
+            if stopping or now - saved >= checkpoint_seconds:
+                self.save()
+                saved = now
+            if stopping and self.step < self.steps:
+                return False
+        return True
+
+    def _take_step(self) -> float:
+        rate = self._rate()
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base * rate
+        step, container = self.step, self.parameterization
+        index = self.objective.select(step)
+        images = container.decode(index)
+        match = checked_match(self.objective, images, container.labels[index], step)
+        loss = float(match.loss)
+        if not math.isfinite(loss) or not bool(torch.isfinite(match.image_grad).all()):
+            last = f"the last good checkpoint is {self.folder.checkpoint}" if self.folder.checkpoint.exists() else ""
+            previous = f"{self.losses[-1]:.6g}" if self.losses else "none"
+            raise DivergedError(
+                f"NaN or infinite loss at step {step} (last finite loss: {previous}); {last}".rstrip("; ")
+            )
+        self.optimizer.zero_grad()
+        container.backward(index, match.image_grad)
+        self.optimizer.step()
+        container.project()
+        return loss
+
+    def _rate(self) -> float:
+        if self.optimizer_config.schedule == "constant":
+            return 1.0
+        first, last = self._bounds[self._stage]
+        return 0.5 * (1 + math.cos(math.pi * (self.step - first) / (last - first)))
+
+    # ---- stages -------------------------------------------------------------------------------------------------
+
+    def _stage_at(self, step: int) -> Stage:
+        return next(stage for stage, (_, last) in self._bounds.items() if step < last)
+
+    def _enter(self, stage: Stage) -> None:
+        self._stage = stage
+        self.parameterization.enter_stage(stage)
+        self.optimizer = _build_optimizer(self.parameterization, self.optimizer_config)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes everything that the next step depends on."""
+        tensors = {f"container.{name}": value for name, value in self.parameterization.state_dict().items()}
+        tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        for position, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{position}.{name}": value for name, value in state.items() if value is not None}
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        notes = {"run_id": self.run_id, "step": self.step, "seconds": self.seconds}
+        self.folder.save_checkpoint(tensors, notes)
+
+    def resume(self) -> bool:
+        """Takes back the last checkpoint, if there is one."""
+        found = self.folder.load_checkpoint(self.run_id)
+        if found is None:
+            return False
+        tensors, notes = found
+        self.step, self.seconds = int(notes["step"]), float(notes["seconds"])
+        if self.step < self.steps:
+            self._enter(self._stage_at(self.step))
+        self.parameterization.load_state_dict(_under("container.", tensors))
+        self.objective.load_state_dict(_under("objective.", tensors))
+        saved = self.optimizer.state_dict()
+        for name, value in _under("optimizer.", tensors).items():
+            position, _, key = name.partition(".")
+            saved["state"].setdefault(int(position), {})[key] = value
+        self.optimizer.load_state_dict(saved)
+        self.losses = tensors["losses"].tolist()
+        return True
+
+
+def _build_optimizer(container: Parameterization, config: OptimizerConfig) -> torch.optim.Optimizer:
+    groups = container.parameter_groups()
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.Adam(groups, lr=config.lr, betas=config.betas)
+
+
+def _stage_bounds(container: Parameterization, steps: int) -> dict[Stage, tuple[int, int]]:
+    stages = container.stages()
+    if not stages or not math.isclose(sum(stage.share for stage in stages), 1, abs_tol=1e-6):
+        raise UsageError(f"{type(container).__name__}.stages: expected shares that add up to 1, but got {stages}")
+    bounds, done, share = {}, 0, 0.0
+    for stage in stages:
+        share += stage.share
+        end = round(steps * share)
+        bounds[stage] = (done, end)
+        done = end
+    return bounds
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,183 @@
+"""The configuration of a run: built-in defaults < method < ``--config`` file < flags and ``--set``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from benchmark_adapters.evaluator import PartConfig, Protocol, load_protocol
+from benchmark_adapters.runner.methods import choose_method
+from dd_plugins import registry
+from dd_plugins.api import ConfigError, PluginConfig, parse_config
+
+PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
+QUICK = ("digits",)  # data sets whose default protocol is the short one
+
+
+class OptimizerConfig(PluginConfig):
+    """The optimizer of the stored tensors; a container may set learning rates of its own."""
+
+    name: Literal["adam", "sgd"] = Field("adam", description="Adam, or SGD with momentum")
+    lr: float = Field(0.01, gt=0, description="learning rate")
+    momentum: float = Field(0.5, ge=0, lt=1, description="momentum of SGD")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="decay rates of Adam")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over all steps")
+
+
+class RunConfig(PluginConfig):
+    """All that decides the result of a run; where it runs and what it logs stands elsewhere."""
+
+    method: str
+    parameterization: PartConfig
+    objective: PartConfig
+    network: PartConfig = Field(default_factory=lambda: PartConfig(name="convnet"))
+    dataset: str = "digits"
+    ipc: int = Field(1, ge=1, description="budget in images per class")
+    steps: int = Field(1000, ge=1, description="matching steps")
+    seed: int = Field(0, ge=0, description="seed of the condensation; evaluation has its own")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    protocol: Protocol
+
+    def run_id(self, fingerprint: str) -> str:
+        """Ten hexadecimal digits of everything that decides the synthetic images.
+
+        The protocol is left out: another protocol scores the same images. The data set counts by its ``fingerprint``.
+        """
+        content = self.model_dump(mode="json", exclude={"method", "dataset", "protocol"})
+        content["data"] = fingerprint
+        for part, kind in PARTS.items():
+            info = registry.find(kind, getattr(self, part).name)
+            content[part]["plugin"] = [info.distribution, info.version, info.value]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, as ``--config`` reads it."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def resolve(
+    flags: Mapping[str, Any],
+    assignments: Sequence[str] = (),
+    config_file: Path | None = None,
+) -> RunConfig:
+    """Builds the configuration of a run.
+
+    Args:
+        flags: ``method``, ``parameterization``, ``objective``, ``dataset``, ``ipc``, ``protocol``, ``seed``, ``steps``;
+            None for what was not given.
+        assignments: ``a.b=c`` as given to ``--set``; c is read as YAML.
+        config_file: A YAML file, for instance the ``config.yaml`` of another run.
+
+    Raises:
+        ConfigError: Names the dotted path, the value, and what is allowed.
+    """
+    file_values = _flatten(_read_yaml(config_file)) if config_file else {}
+    given = {_flag_key(name): value for name, value in flags.items() if value is not None}
+    given.update(_parse_assignment(text) for text in assignments)
+    asked = {**file_values, **given}
+    cell = parse_config(_Cell, {k: asked[k] for k in ("dataset", "ipc") if k in asked}, "")
+    method = choose_method(asked.get("method"), asked.get("parameterization.name"), asked.get("objective.name"))
+    layers = [{"network.name": "convnet"}, method.values(cell.dataset, cell.ipc), file_values, given]
+    values: dict[str, Any] = {}
+    for layer in layers:
+        _overlay(values, layer)
+    protocol = values.pop("protocol.name", None) or ("quick" if cell.dataset in QUICK else "dsa")
+    values["protocol"] = _protocol(str(protocol), values)
+    nested = _nest({**values, "method": method.name})
+    return _complete(parse_config(RunConfig, nested, ""))
+
+
+class _Cell(PluginConfig):
+    dataset: str = "digits"
+    ipc: int = Field(1, ge=1)
+
+
+def _complete(config: RunConfig) -> RunConfig:
+    """Fills in every default of every part, so that the record and the run id hold them."""
+    parts = {}
+    for part, kind in PARTS.items():
+        given: PartConfig = getattr(config, part)
+        cls = registry.load(kind, given.name)
+        settings = parse_config(cls.Config, given.settings, part).model_dump(mode="json")
+        parts[part] = PartConfig(name=registry.find(kind, given.name).spec, **settings)
+    return config.model_copy(update=parts)
+
+
+def _protocol(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A protocol by name with single values replaced, which its name then tells."""
+    base = _flatten(load_protocol(name.partition("[")[0]).model_dump(mode="json"))
+    changed = {key.removeprefix("protocol."): values.pop(key) for key in list(values) if key.startswith("protocol.")}
+    differing = {key: value for key, value in changed.items() if base.get(key) != value and key not in _PROSE}
+    merged = {**base, **changed}
+    if differing:
+        told = ",".join(f"{key.removeprefix('train.')}={value}" for key, value in sorted(differing.items()))
+        merged["name"] = f"{base['name']}[{told}]"
+    return _nest(merged)
+
+
+_PROSE = ("summary", "source")
+
+
+def _flag_key(name: str) -> str:
+    return f"{name}.name" if name in (*PARTS, "protocol") else name
+
+
+def _overlay(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Puts a layer on top; a part that is exchanged loses the settings of the one before."""
+    for part in PARTS:
+        name = layer.get(f"{part}.name")
+        if name is not None and name != values.get(f"{part}.name"):
+            for key in [key for key in values if key.startswith(f"{part}.")]:
+                del values[key]
+    values.update(layer)
+
+
+def _parse_assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set optimizer.lr=0.01")
+    try:
+        return _flag_key(key.strip()), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: the value is not valid YAML") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path}: expected a mapping at the top, but got {type(values).__name__}")
+    return values
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[_flag_key(f"{prefix}{key}") if not prefix else f"{prefix}{key}"] = value
+    return flat
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        target = nested
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"unknown configuration key {key}: {parent} is a single value")
+        target[last] = value
+    return nested

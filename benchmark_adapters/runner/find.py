@@ -1,0 +1,38 @@
+"""Finds runs on disk by id, by the beginning of an id, or by folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmark_adapters.runner.store import RunFolder, read_json
+from dd_plugins.api import UsageError
+
+
+def find_run(name: str, out: Path) -> RunFolder:
+    """The folder of a run.
+
+    Raises:
+        UsageError: If there is none, or more than one begins like this.
+    """
+    for path in (Path(name), out / name):
+        if (path / "config.yaml").is_file():
+            return RunFolder(path)
+    found = sorted(path.parent for path in out.glob(f"{name}*/config.yaml")) if name and "/" not in name else []
+    if len(found) == 1:
+        return RunFolder(found[0])
+    known = ", ".join(sorted(path.parent.name for path in out.glob("*/config.yaml"))) or "none"
+    problem = "more than one run begins like" if found else "no run"
+    raise UsageError(f"{problem} {name!r} in {out} (there: {known})")
+
+
+def read_record(folder: RunFolder) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises:
+        UsageError: If the run is not finished.
+    """
+    record = read_json(folder.record)
+    if not isinstance(record, dict):
+        raise UsageError(f"{folder.path} has no record yet: the run is not finished; its command continues it")
+    return record

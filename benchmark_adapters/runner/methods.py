@@ -1,0 +1,96 @@
+"""Named methods: a choice of parts with their published settings, read from ``methods/*.yaml``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, Field
+
+from dd_plugins.api import PluginConfig, UsageError, parse_config
+
+
+class Applies(PluginConfig):
+    """Where a block of settings applies; what is left out applies everywhere."""
+
+    dataset: str | tuple[str, ...] | None = None
+    ipc: int | tuple[int, ...] | None = None
+
+    def holds(self, dataset: str, ipc: int) -> bool:
+        """Whether it applies to this data set and IPC."""
+        return _within(dataset, self.dataset) and _within(ipc, self.ipc)
+
+
+class Settings(PluginConfig):
+    """A block of settings with the source of its values."""
+
+    model_config = ConfigDict(**{**PluginConfig.model_config, "populate_by_name": True})
+
+    source: str
+    applies: Applies = Field(default_factory=Applies, alias="for")
+    values: dict[str, Any] = Field(default_factory=dict, alias="set")
+
+
+class Method(PluginConfig):
+    """A method of the literature: parts, and settings for data sets and budgets; later blocks win."""
+
+    name: str
+    summary: str
+    parameterization: str
+    objective: str
+    settings: tuple[Settings, ...] = ()
+
+    def values(self, dataset: str, ipc: int) -> dict[str, Any]:
+        """The settings of one cell as dotted keys."""
+        merged: dict[str, Any] = {"parameterization.name": self.parameterization, "objective.name": self.objective}
+        for block in self.settings:
+            if block.applies.holds(dataset, ipc):
+                merged.update(block.values)
+        return merged
+
+
+def method_names() -> list[str]:
+    """The names of all methods that come with the package."""
+    folder = files("benchmark_adapters") / "methods"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+@lru_cache(maxsize=64)
+def load_method(name: str) -> Method:
+    """A method by name.
+
+    Raises:
+        UsageError: If there is none; names all there are.
+    """
+    if name not in method_names():
+        raise UsageError(f"unknown method {name!r}; there are {', '.join(method_names())}")
+    text = (files("benchmark_adapters") / "methods" / f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_config(Method, yaml.safe_load(text), f"method {name}")
+
+
+def choose_method(method: str | None, parameterization: str | None, objective: str | None) -> Method:
+    """The named method, or the one whose parts come closest to those that were asked for.
+
+    First the method of exactly these parts, then the one named like the container, then any with the container or the
+    objective, then ``hmn``; parts that were asked for replace its own afterwards.
+    """
+    if method:
+        return load_method(method)
+    if parameterization in method_names() and objective is None:
+        return load_method(str(parameterization))
+    known = [load_method(name) for name in method_names()]
+
+    def closeness(candidate: Method) -> tuple[bool, bool, bool]:
+        return (
+            candidate.parameterization == parameterization,
+            candidate.objective == objective,
+            candidate.name == (parameterization or "hmn"),
+        )
+
+    return max(known, key=closeness)
+
+
+def _within(value: Any, allowed: Any) -> bool:
+    return allowed is None or value == allowed or (isinstance(allowed, tuple) and value in allowed)

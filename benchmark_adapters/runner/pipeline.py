@@ -1,0 +1,226 @@
+"""The way of a run: prepare, condense, store, reload, count, score, record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark_adapters.report.pictures import save_preview
+from benchmark_adapters.runner.condense import Condensation
+from benchmark_adapters.runner.config import PARTS, RunConfig
+from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runner.scoring import add_score, score_set, yardsticks
+from benchmark_adapters.runner.store import RunFolder, load_stored, read_json, write_json
+from benchmark_adapters.runner.system import interruptible, peak_memory_mib, versions
+from dd_plugins import registry
+from dd_plugins.api import (
+    Context,
+    DDPluginsError,
+    MatchingObjective,
+    Parameterization,
+    RealData,
+    StorageBudget,
+    SyntheticSet,
+)
+from dd_plugins.datasets import load_dataset
+from dd_plugins.networks import build_network
+from dd_plugins.seeds import make_generator, seed_for
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how a run is made; nothing here has an influence on its result."""
+
+    out: Path
+    device: torch.device
+    data_root: Path | None = None
+    full_data: bool = False
+    chunk_size: int | None = None
+
+
+class Interrupted(Exception):
+    """Ctrl-C: the state is saved."""
+
+
+def load_real(config: RunConfig, options: Options) -> RealData:
+    """The data set of a run, on its device."""
+    return load_dataset(config.dataset, options.data_root, options.device)
+
+
+def build_container(config: RunConfig, real: RealData) -> Parameterization:
+    """The container of a run, allocated within its budget and not yet initialised."""
+    cls = registry.load("parameterization", config.parameterization.name)
+    made: Parameterization = cls(
+        real.spec, StorageBudget.for_ipc(real.spec, config.ipc), config.parameterization.settings
+    )
+    return made
+
+
+def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, Any]:
+    """Makes or continues a run; a finished one is only read.
+
+    Returns:
+        The record.
+    """
+    real = load_real(config, options)
+    run_id = config.run_id(real.spec.fingerprint)
+    folder = RunFolder(options.out / run_id)
+    with folder.locked(), _logged_to(folder.path / "log.txt"):
+        (folder.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        reporter.say(f"run {run_id} in {folder.path}")
+        try:
+            if "condense" not in folder.stages() or not folder.synthetic.exists():
+                _condense(config, real, options, reporter, run_id, folder)
+            record = _record(config, real, run_id, folder)
+            synthetic = reload(folder, config, real, options)
+            record = score_set(synthetic, config.protocol, config.ipc, record, folder, real, options.device, reporter)
+            found = yardsticks(config, real, options.out, options.device, reporter, options.full_data)
+            record["yardsticks"] = _merged(record["yardsticks"], found)
+            record["status"] = "done"
+            write_json(folder.record, record)
+        except DDPluginsError as error:
+            logger.error("%s: %s", type(error).__name__, error)
+            raise
+    return record
+
+
+def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Options) -> SyntheticSet:
+    """Rebuilds the set from its file alone, enforces the budget on what the file holds, and decodes it once."""
+    stored = load_stored(folder.synthetic, trusted=config.parameterization.name)
+    ledger = stored.storage()
+    ledger.enforce(StorageBudget.for_ipc(real.spec, config.ipc), config.parameterization.name)
+    stored.to(options.device).chunk_size = options.chunk_size
+    with torch.no_grad():
+        images = stored.decode()
+    if not (folder.path / "preview.png").exists():
+        save_preview(folder.path / "preview.png", images, stored.labels, real.spec)
+    return SyntheticSet(config.parameterization.name, real.spec, images, stored.labels, ledger)
+
+
+def _condense(
+    config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
+) -> None:
+    container = build_container(config, real).to(options.device)
+    container.chunk_size = options.chunk_size
+    objective = _prepared_objective(config, real, container, options.device)
+    condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder)
+    begun = time.perf_counter()
+    if condensation.resume():
+        reporter.say(f"continuing at step {condensation.step} of {config.steps}")
+    else:
+        with _blaming("parameterization", config.parameterization.name, "reset"):
+            container.reset(make_generator(seed_for("reset", config.seed)), real)
+        condensation.seconds = time.perf_counter() - begun
+        condensation.save()
+    with interruptible() as asked, reporter.job("condense", config.steps, condensation.step) as job:
+        blame = f"{config.parameterization.name} with {config.objective.name}"
+        with _blaming("run of", blame, "condense"):
+            finished = condensation.run(lambda step, loss: job.update(step, f"loss {loss:.4g}"), asked)
+        if not finished:
+            raise Interrupted(f"interrupted at step {condensation.step} of {config.steps}; the same command continues")
+    container.save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
+    folder.mark(
+        "condense",
+        steps=condensation.step,
+        seconds=round(condensation.seconds, 2),
+        peak_memory_mib=round(peak_memory_mib(options.device), 1),
+        losses=_thinned(condensation.losses),
+    )
+    folder.checkpoint.unlink(missing_ok=True)
+    (folder.path / "preview.png").unlink(missing_ok=True)
+
+
+def _prepared_objective(
+    config: RunConfig, real: RealData, container: Parameterization, device: torch.device
+) -> MatchingObjective:
+    objective: MatchingObjective = registry.load("objective", config.objective.name)(
+        real.spec, config.objective.settings
+    )
+
+    def make_network(seed: int) -> torch.nn.Module:
+        spec = real.spec
+        name, settings = config.network.name, config.network.settings
+        return build_network(name, spec.image_shape, spec.num_classes, settings, seed=seed, device=device)
+
+    generator = make_generator(seed_for("objective", config.seed))
+    objective.prepare(real, container.labels, Context(make_network, generator, config.steps, device))
+    return objective
+
+
+def _record(config: RunConfig, real: RealData, run_id: str, folder: RunFolder) -> dict[str, Any]:
+    """The record so far, or a new one."""
+    known = read_json(folder.record)
+    if isinstance(known, dict):
+        return known
+    stored = load_stored(folder.synthetic, trusted=config.parameterization.name)
+    ledger = stored.storage()
+    name = config.parameterization.name + (f" + {config.objective.name}")
+    return {
+        "id": run_id,
+        "name": name,
+        "status": "stored",
+        "config": config.model_dump(mode="json"),
+        "data": real.spec.to_dict(),
+        "plugins": {part: registry.find(kind, getattr(config, part).name).record() for part, kind in PARTS.items()},
+        "versions": versions(),
+        "storage": {
+            "elements": ledger.elements,
+            "bytes": ledger.nbytes,
+            "budget": StorageBudget.for_ipc(real.spec, config.ipc).elements,
+            "ledger": [asdict(entry) for entry in ledger.entries],
+            "priors": [asdict(prior) for prior in stored.priors()],
+        },
+        "images_per_class": list(stored.counts),
+        "condensation": folder.stages().get("condense", {}),
+        "scores": [],
+        "yardsticks": [],
+    }
+
+
+def _merged(known: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    merged = list(known)
+    for entry in found:
+        add_score(merged, entry)
+    return merged
+
+
+def _thinned(losses: list[float], points: int = 200) -> list[float]:
+    stride = max(1, len(losses) // points)
+    return [round(loss, 6) for loss in losses[::stride]]
+
+
+@contextmanager
+def _blaming(kind: str, name: str, where: str) -> Iterator[None]:
+    """Notes on an unexpected error whose plugin was at work."""
+    try:
+        yield
+    except DDPluginsError:
+        raise
+    except Exception as error:
+        error.add_note(f"in {kind} {name}, during {where}")
+        raise
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("dd_plugins", "benchmark_adapters")]
+    for target in loggers:
+        target.addHandler(handler)
+        target.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for target in loggers:
+            target.removeHandler(handler)
+        handler.close()

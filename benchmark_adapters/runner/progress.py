@@ -1,0 +1,71 @@
+"""Progress: a bar on a terminal, a line a minute elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_SECONDS = 60.0
+
+
+class Reporter:
+    """Shows how far a job is; what it shows has no influence on the job."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def job(self, name: str, total: int, done: int = 0) -> Iterator[Job]:
+        """A job of ``total`` steps, ``done`` of which are done already."""
+        if not self.console.is_terminal:
+            yield Job(self, name, total, done, None)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, refresh_per_second=4) as bar:
+            yield Job(self, name, total, done, bar)
+
+
+class Job:
+    """One job of a `Reporter`."""
+
+    def __init__(self, reporter: Reporter, name: str, total: int, done: int, bar: Progress | None) -> None:
+        self.reporter, self.name, self.total, self.bar = reporter, name, total, bar
+        self.first, self.begun = done, time.perf_counter()
+        self.told = self.begun
+        self.task = bar.add_task(name, total=total, completed=done, note="") if bar else None
+
+    def update(self, done: int, note: str = "") -> None:
+        """Says how many steps are done, with a note such as the loss."""
+        now = time.perf_counter()
+        step = (now - self.begun) / max(done - self.first, 1)
+        text = " ".join(part for part in (note, f"{_duration(step)}/step") if part)
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, total=self.total, note=text)
+        elif now - self.told >= LINE_SECONDS:
+            self.told = now
+            left = _duration((self.total - done) * step)
+            self.reporter.say(f"{self.name}: {done}/{self.total} {text}, {left} left")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

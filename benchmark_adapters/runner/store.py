@@ -1,0 +1,160 @@
+"""The run folder: atomic writes, stage markers, a lock, and checkpoints without pickle."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dd_plugins import registry
+from dd_plugins.api import (
+    Parameterization,
+    ResumeMismatch,
+    RunLocked,
+    SyntheticFileError,
+    read_stored,
+    read_tensors,
+    write_atomically,
+    write_tensors,
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run; every file is either whole or not there."""
+
+    path: Path
+
+    @property
+    def synthetic(self) -> Path:
+        """The stored set, the result of the run."""
+        return self.path / "synthetic.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of an unfinished condensation."""
+        return self.path / "condense.safetensors"
+
+    @property
+    def record(self) -> Path:
+        """The run's record, JSON."""
+        return self.path / "record.json"
+
+    @property
+    def trials(self) -> Path:
+        """One line of JSON for each evaluation trial."""
+        return self.path / "trials.jsonl"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out; the lock goes with the process, however it ends.
+
+        Raises:
+            RunLocked: If another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunLocked(f"{self.path} is in use by another process") from None
+            yield
+
+    # ---- stages -------------------------------------------------------------------------------------------------
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """The stages that are done, with what they noted."""
+        found = read_json(self.path / "stages.json")
+        return found if isinstance(found, dict) else {}
+
+    def mark(self, stage: str, **notes: Any) -> None:
+        """Notes that a stage is done."""
+        done = {**self.stages(), stage: {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **notes}}
+        write_json(self.path / "stages.json", done)
+
+    # ---- trials -------------------------------------------------------------------------------------------------
+
+    def known_trials(self, key: str) -> dict[int, float]:
+        """Scores of the trials that are done under a key (protocol hash and network)."""
+        lines = self.trials.read_text(encoding="utf-8").splitlines() if self.trials.exists() else []
+        found = [entry for line in lines if (entry := _parse_line(line)) and entry.get("key") == key]
+        return {int(entry["trial"]): float(entry["score"]) for entry in found}
+
+    def add_trial(self, key: str, trial: int, score: float) -> None:
+        """Appends a trial; a line that a crash cut short is ignored when reading."""
+        with self.trials.open("a+b") as file:
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                file.write(b"\n")  # a crash cut the last line short
+            file.write(json.dumps({"key": key, "trial": trial, "score": score}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Writes the state of an unfinished condensation."""
+        write_tensors(self.checkpoint, tensors, {"dd_plugins.checkpoint": json.dumps(notes)})
+
+    def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The state of an unfinished condensation, or None.
+
+        Raises:
+            ResumeMismatch: If the checkpoint belongs to another configuration, or is damaged.
+        """
+        if not self.checkpoint.exists():
+            return None
+        try:
+            tensors, metadata = read_tensors(self.checkpoint)
+            notes = json.loads(metadata["dd_plugins.checkpoint"])
+        except (SyntheticFileError, KeyError, ValueError) as error:
+            raise ResumeMismatch(f"{self.checkpoint} is damaged; remove it to begin again ({error})") from None
+        if notes["run_id"] != run_id:
+            raise ResumeMismatch(f"{self.checkpoint} belongs to run {notes['run_id']}, not to {run_id}")
+        return tensors, notes
+
+
+def load_stored(path: Path, trusted: str | None = None) -> Parameterization:
+    """Rebuilds a container from its file alone, finding its class by the name in the file.
+
+    Args:
+        path: A ``synthetic.safetensors``.
+        trusted: A ``module:Class`` that may be imported because the user named it; a file's word is not enough.
+    """
+    header, _ = read_stored(path)
+    if ":" in header.plugin and header.plugin != trusted:
+        raise SyntheticFileError(
+            f"{path} was made by {header.plugin}, which is not installed as a plugin; if you trust it, add "
+            f"--param {header.plugin}"
+        )
+    loaded: Parameterization = registry.load("parameterization", header.plugin).load(path)
+    return loaded
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON atomically."""
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; None if there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResumeMismatch(f"{path} is not valid JSON ({error})") from None
+
+
+def _parse_line(line: str) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return None

@@ -1,0 +1,80 @@
+"""Real images: `load_dataset` turns a name such as ``cifar10`` or ``folder:PATH`` into `RealData`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dd_plugins import registry
+from dd_plugins.api import DDPluginsError, PluginConfig, RealData, UsageError
+from dd_plugins.datasets.build import build_real_data
+
+__all__ = ["build_real_data", "load_dataset"]
+
+HOME = Path("~/.cache/dd-plugins")
+
+
+def load_dataset(
+    spec: str,
+    root: Path | None = None,
+    device: str | torch.device = "cpu",
+    cache: Path | None = None,
+    config: Mapping[str, Any] | PluginConfig | None = None,
+) -> RealData:
+    """Loads a data set, checks it, and splits it into train, validation and test.
+
+    Nothing is random: the same files give the same splits and the same fingerprint on every machine.
+
+    Args:
+        spec: ``name``, ``name:ARGUMENT`` (``folder:PATH``, ``parquet:PATH``), ``distribution/name`` or
+            ``module:Class``. With an argument, the data set is called after the argument's last part.
+        root: Folder under which data sets are kept; by default the environment variable ``DD_PLUGINS_DATA``, else
+            ``~/.cache/dd-plugins/data``.
+        device: Where the images (uint8, ``(N, C, H, W)``) and labels (int64, ``(N,)``) shall live.
+        cache: Folder for decoded copies, safe to delete; by default the environment variable ``DD_PLUGINS_CACHE``,
+            else ``~/.cache/dd-plugins``.
+        config: Settings of the plugin.
+
+    Returns:
+        The data set with its three splits; the splits share one uint8 tensor.
+
+    Raises:
+        UnknownPluginError: If no data set of this name is installed.
+        UsageError: If the data set needs an argument and has none, or the other way round.
+        DataError: If files are missing or damaged, or the plugin broke its contract.
+    """
+    plugin_spec, argument = _split_spec(spec)
+    info = registry.find("dataset", plugin_spec)
+    plugin_class = registry.load("dataset", plugin_spec)
+    if plugin_class.takes_argument and not argument:
+        raise UsageError(f"data set {spec!r} needs an argument: write {plugin_spec}:PATH")
+    if argument and not plugin_class.takes_argument:
+        raise UsageError(f"data set {plugin_spec!r} takes no argument, but got {argument!r}")
+    plugin = plugin_class(argument, config)
+    root = root or Path(os.environ.get("DD_PLUGINS_DATA") or HOME / "data")
+    cache = cache or Path(os.environ.get("DD_PLUGINS_CACHE") or HOME)
+    try:
+        raw = plugin.read(root.expanduser(), cache.expanduser())
+    except DDPluginsError:
+        raise
+    except Exception as error:  # a fault of the plugin's own code keeps its traceback
+        error.add_note(f"raised by the data set plugin {info.spec} ({info.distribution} {info.version}, {info.value})")
+        raise
+    name = Path(argument).expanduser().resolve().name if argument else info.name
+    return build_real_data(name or info.name, raw, device, who=spec)
+
+
+def _split_spec(spec: str) -> tuple[str, str]:
+    """``folder:PATH`` -> ``("folder", "PATH")``, but ``module:Class`` stays whole: an installed name goes first."""
+    installed = registry.list_plugins("dataset")
+    head, _, rest = spec.partition(":")
+    if head in {info.name for info in installed} | {f"{info.distribution}/{info.name}" for info in installed}:
+        return head, rest
+    name, _, argument = rest.partition(":")
+    if all(part.isidentifier() for part in name.split(".")):
+        return f"{head}:{name}", argument
+    return head, rest  # a misspelt name before a path: the registry says which names come near

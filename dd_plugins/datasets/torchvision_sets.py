@@ -1,0 +1,140 @@
+"""The data sets that torchvision knows: read from disk, or downloaded on first use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torchvision
+from torch import Tensor
+
+from dd_plugins.api import DataError, Dataset, RawData
+from dd_plugins.datasets.parquet import read_parquet
+
+DIGITS = tuple("0123456789")
+
+
+class TorchvisionSet(Dataset):
+    """Base of the data sets below; ``root`` is laid out as torchvision lays it out.
+
+    If the folder ``root/<name>`` holds parquet files, these are read instead.
+
+    Attributes:
+        name: The data set's name.
+        source: The class in ``torchvision.datasets``.
+        files: What to put under ``root`` by hand where there is no network.
+        mean: Per-channel mean that the literature uses.
+        std: Per-channel standard deviation that the literature uses.
+        mirror: Whether labels survive mirroring.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    files: ClassVar[str]
+    mean: ClassVar[tuple[float, ...]]
+    std: ClassVar[tuple[float, ...]]
+    mirror: ClassVar[bool] = True
+
+    def read(self, root: Path, cache: Path) -> RawData:
+        """Reads the data set, and downloads it first if it is not under ``root``.
+
+        Args:
+            root: Folder under which data sets are kept.
+            cache: Folder for decoded copies of parquet files.
+
+        Returns:
+            uint8 images ``(N, C, H, W)`` and int64 labels.
+
+        Raises:
+            DataError: If the files are damaged, or missing and cannot be downloaded; says where to put them.
+        """
+        folder = root / self.name
+        if any(folder.glob("*.parquet")):
+            return replace(read_parquet(folder, cache), mean=self.mean, std=self.std, mirror=self.mirror)
+        try:
+            train, test = self._load(root, train=True), self._load(root, train=False)
+        except Exception as error:  # torchvision raises anything from URLError to AssertionError
+            raise DataError(
+                f"{self.name}: cannot be read or downloaded ({' '.join(str(error).split())}); "
+                f"put {self.files} under {root}, or parquet files into {folder}"
+            ) from error
+        return RawData(
+            *_tensors(train),
+            *_tensors(test),
+            class_names=tuple(getattr(train, "classes", DIGITS)),
+            mean=self.mean,
+            std=self.std,
+            mirror=self.mirror,
+            origin="torchvision",
+        )
+
+    def _load(self, root: Path, train: bool) -> Any:
+        return getattr(torchvision.datasets, self.source)(root, train=train, download=True)
+
+
+class Mnist(TorchvisionSet):
+    """The data set ``mnist``: 10 classes of handwritten digits, ``(1, 28, 28)``, 60,000 train and 10,000 test."""
+
+    name = "mnist"
+    source = "MNIST"
+    files = "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
+    mean = (0.1307,)
+    std = (0.3081,)
+    mirror = False
+
+
+class FashionMnist(TorchvisionSet):
+    """The data set ``fashion-mnist``: 10 classes of clothes, ``(1, 28, 28)``, 60,000 train and 10,000 test."""
+
+    name = "fashion-mnist"
+    source = "FashionMNIST"
+    files = "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
+    mean = (0.2861,)
+    std = (0.3530,)
+
+
+class Svhn(TorchvisionSet):
+    """The data set ``svhn``: 10 classes of house numbers, ``(3, 32, 32)``, 73,257 train and 26,032 test, no extra."""
+
+    name = "svhn"
+    source = "SVHN"
+    files = "train_32x32.mat and test_32x32.mat"
+    mean = (0.4377, 0.4438, 0.4728)
+    std = (0.1980, 0.2010, 0.1970)
+    mirror = False
+
+    def _load(self, root: Path, train: bool) -> Any:
+        return torchvision.datasets.SVHN(root, split="train" if train else "test", download=True)
+
+
+class Cifar10(TorchvisionSet):
+    """The data set ``cifar10``: 10 classes, ``(3, 32, 32)``, 50,000 train and 10,000 test."""
+
+    name = "cifar10"
+    source = "CIFAR10"
+    files = "the folder cifar-10-batches-py"
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2023, 0.1994, 0.2010)
+
+
+class Cifar100(TorchvisionSet):
+    """The data set ``cifar100``: 100 classes, ``(3, 32, 32)``, 50,000 train and 10,000 test."""
+
+    name = "cifar100"
+    source = "CIFAR100"
+    files = "the folder cifar-100-python"
+    mean = (0.5071, 0.4866, 0.4409)
+    std = (0.2673, 0.2564, 0.2762)
+
+
+def _tensors(data: Any) -> tuple[Tensor, Tensor]:
+    """Images as ``(N, C, H, W)`` and labels, from the arrays that torchvision's classes keep."""
+    images = torch.as_tensor(data.data)
+    if images.dim() == 3:  # grey: (N, H, W)
+        images = images[:, None]
+    elif images.shape[-1] == 3:  # CIFAR: (N, H, W, C)
+        images = images.permute(0, 3, 1, 2)
+    labels = data.labels if hasattr(data, "labels") else data.targets
+    return images, torch.as_tensor(labels, dtype=torch.int64)

@@ -1,0 +1,70 @@
+"""ResNet18 for small images, as cross-architecture tables use it: a 3x3 stem with stride 1, and no first pooling.
+
+Source: K. He, X. Zhang, S. Ren and J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016
+(arXiv 1512.03385), in the small form of B. Zhao, K. R. Mopuri and H. Bilen, "Dataset Condensation with Gradient
+Matching", ICLR 2021 (arXiv 2006.05929). The layers are torchvision's.
+
+Deviations:
+    - Any channel count and image size: the last map is average-pooled whole, where the original's window is 4x4 (the
+      same at 32x32 and 28x28). Below 9 px, stages that would leave less than 2x2 pixels keep their map's size,
+      because instance norm turns a map of one pixel into a constant.
+    - Weights are drawn as the framework's layers draw them, as in the original; torchvision's ResNet draws others.
+    - Activations are out of place; values are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from dd_plugins.api.network import Network
+from dd_plugins.networks import plain_layers
+
+
+class ResNet18(Network):
+    """ResNet18 for small images; 11,173,962 parameters at 3x32x32 and 10 classes."""
+
+    class Config(Network.Config):
+        """Settings of ResNet18."""
+
+        norm: Literal["instance", "batch"] = Field("instance", description="after each convolution")
+
+    config: Config
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        config: Network.Config | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(image_shape, num_classes, config)
+        body = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
+        body.conv1 = nn.Conv2d(image_shape[0], body.conv1.out_channels, 3, padding=1, bias=False)
+        body.maxpool = nn.Identity()
+        plain_layers(body, self.config.norm)
+        _keep_room(body, min(image_shape[1:]))
+        self.classifier, body.fc = body.fc, nn.Identity()
+        self.features = body
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The pooled last map, float, ``(N, 512)``, of ``images``, float, ``(N, C, H, W)``, model space."""
+        features: Tensor = self.features(images)
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits, float, ``(N, classes)``, of ``images``, float, ``(N, C, H, W)``, model space."""
+        logits: Tensor = self.classifier(self.embed(images))
+        return logits
+
+
+def _keep_room(body: ResNet, side: int) -> None:
+    """Takes the stride from the stages that would halve a map of 2 pixels or less."""
+    for stage in (body.layer2, body.layer3, body.layer4):
+        if side <= 2:
+            stage[0].conv1.stride = stage[0].downsample[0].stride = (1, 1)
+        else:
+            side = (side + 1) // 2

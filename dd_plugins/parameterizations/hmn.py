@@ -1,0 +1,144 @@
+"""HMN: a hierarchical memory network of dataset-, class- and instance-level memories and one decoder.
+
+Source:
+    Zheng, Sun, Wu, Kailkhura, Mao, Xiao & Prakash, "Leveraging Hierarchical Feature Sharing for Efficient Dataset
+    Condensation", ECCV 2024, arXiv 2310.07506:  x_{c,i} = D([f_c(m^D), m^C_c, m^I_{c,i}]), every float counted.
+Deviations:
+    The paper's tensor shapes and layers are not public; these are ours. Memories share one h x h grid and are joined as
+    channels; f_c is one convolution per class on m^D; D is a stack of [nearest x2, 3x3 convolution, LeakyReLU(0.2)] and
+    a 3x3 convolution with a sigmoid. No normalisation inside D: batch statistics would couple the images.
+    The optional warm start (fit random real images before matching) is ours.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from math import cos, pi
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from dd_plugins.api import BudgetTooSmall, Parameterization, PluginConfig, RealData, UsageError
+from dd_plugins.parameterizations.hmn_sizes import Sizes, find_sizes
+
+SLOPE = 0.2  # of the LeakyReLU
+logger = logging.getLogger(__name__)
+
+
+class HMN(Parameterization):
+    """Three memories and one decoder: many images share what they have in common."""
+
+    class Config(PluginConfig):
+        """Settings of the hierarchical memory network; sizes left out are searched for within the budget."""
+
+        grid: int | None = Field(None, ge=1, description="side h of every memory: the image side over a power of 2")
+        dataset_channels: int | None = Field(None, ge=1, description="channels of the dataset-level memory")
+        class_channels: int | None = Field(None, ge=1, description="channels of each class-level memory")
+        instance_channels: int | None = Field(None, ge=1, description="channels of each instance-level memory")
+        extractor_channels: int | None = Field(None, ge=1, description="channels that f_c makes of the dataset memory")
+        extractor_kernel: Literal[1, 3] = Field(1, description="kernel of f_c")
+        widths: tuple[int, ...] | None = Field(None, description="decoder channels behind each doubling of the side")
+        max_images_per_class: int | None = Field(None, ge=1, description="fewer images than would fit")
+        memory_lr: float = Field(1e-2, gt=0, description="learning rate of the memories")
+        network_lr: float = Field(1e-3, gt=0, description="learning rate of f and D")
+        init: Literal["real", "noise"] = Field("real", description="warm start from real images, or random")
+        warm_start_steps: int = Field(1000, ge=0, description="steps of the warm start")
+        warm_start_batch: int = Field(256, ge=1, description="images a step of the warm start")
+
+    config: Config
+
+    def images_per_class(self) -> int:
+        """G = floor((B - R) / (C s)): what the shared part R leaves of the budget, in instance memories of s floats."""
+        wanted = self.config.model_dump(include=set(Sizes.__annotations__))
+        self.sizes = find_sizes(self.data, self.budget.elements, wanted)
+        fitting = self.sizes.images_per_class(self.data, self.budget.elements)
+        if fitting < 1:
+            needed = self.sizes.shared(self.data) + self.data.num_classes * self.sizes.instance
+            raise BudgetTooSmall(
+                f"hmn: one image per class needs {needed} elements (shared {self.sizes.shared(self.data)}, "
+                f"{self.sizes.instance} an image for {self.data.num_classes} classes), but the budget is "
+                f"{self.budget.elements}; sizes: {self.sizes}"
+            )
+        return min(fitting, self.config.max_images_per_class or fitting)
+
+    def build(self, num_images: int) -> None:
+        """Allocates the memories m^D, m^C and m^I, the extractors f and the decoder D, all zero."""
+        if not hasattr(self, "sizes"):
+            self.images_per_class()
+        size, classes, grid = self.sizes, self.data.num_classes, self.sizes.grid
+        self.dataset_memory = nn.Parameter(torch.zeros(1, size.dataset_channels, grid, grid))
+        self.class_memory = nn.Parameter(torch.zeros(classes, size.class_channels, grid, grid))
+        self.instance_memory = nn.Parameter(torch.zeros(num_images, size.instance_channels, grid, grid))
+        self.extractors = _empty_conv(size.dataset_channels, classes * size.extractor_channels, size.extractor_kernel)
+        channels = [size.joined, *size.widths]
+        self.decoder = nn.ModuleList(_empty_conv(a, b, 3) for a, b in pairwise(channels))
+        self.output = _empty_conv(channels[-1], self.data.image_shape[0], 3)
+
+    @torch.no_grad()
+    def reset(self, generator: Generator, real: RealData | None) -> None:
+        """Draws memories from N(0, 1) and Kaiming-normal weights, then fits real images if ``init`` is ``real``."""
+        for memory in (self.dataset_memory, self.class_memory, self.instance_memory):
+            memory.copy_(torch.randn(memory.shape, generator=generator))
+        for conv in (self.extractors, *self.decoder, self.output):
+            weight = torch.empty(conv.weight.shape)
+            nn.init.kaiming_normal_(weight, a=SLOPE, generator=generator)
+            conv.weight.copy_(weight)
+            conv.bias.zero_()
+        if self.config.init == "real":
+            if real is None:
+                raise UsageError("hmn: init=real needs real data; set parameterization.init=noise")
+            with torch.enable_grad():
+                self._warm_start(generator, real)
+
+    def _decode(self, index: Tensor) -> Tensor:
+        labels = self.labels[index]
+        size = self.sizes
+        extracted = self.extractors(self.dataset_memory).view(-1, size.extractor_channels, size.grid, size.grid)
+        hidden = torch.cat([extracted[labels], self.class_memory[labels], self.instance_memory[index]], dim=1)
+        for conv in self.decoder:
+            hidden = functional.interpolate(hidden, scale_factor=2.0, mode="nearest")
+            hidden = functional.leaky_relu(conv(hidden), SLOPE)
+        return self.data.normalize(torch.sigmoid(self.output(hidden)))
+
+    def _keep(self, index: Tensor) -> None:
+        self.instance_memory = nn.Parameter(self.instance_memory.detach()[index])
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Memories, and the weights of f and D, which take a smaller learning rate."""
+        networks = [self.extractors, self.decoder, self.output]
+        return [
+            {"params": [self.dataset_memory, self.class_memory, self.instance_memory], "lr": self.config.memory_lr},
+            {"params": [p for net in networks for p in net.parameters()], "lr": self.config.network_lr},
+        ]
+
+    def _warm_start(self, generator: Generator, real: RealData) -> None:
+        """Fits one random real image with every instance: mean squared error, Adam, cosine to zero."""
+        rows = real.train.per_class(max(self.counts), generator)
+        targets = torch.cat([row[:count] for row, count in zip(rows, self.counts, strict=True)])
+        memory, networks = (group["params"] for group in self.parameter_groups())
+        optimizer = torch.optim.Adam([{"params": memory, "lr": 2e-2}, {"params": networks, "lr": 5e-3}])
+        rates = [group["lr"] for group in optimizer.param_groups]
+        steps = self.config.warm_start_steps
+        for step in range(steps):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * 0.5 * (1 + cos(pi * step / steps))
+            index = torch.randint(len(targets), (self.config.warm_start_batch,), generator=generator).to(targets.device)
+            loss = functional.mse_loss(self._decode(index), real.train.images(targets[index]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if steps:
+            logger.info("hmn: warm start, %d steps, mean squared error %.4f in model space", steps, loss.item())
+        self.zero_grad(set_to_none=True)
+
+
+def _empty_conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    """A convolution with all weights zero: building draws nothing."""
+    conv = nn.utils.skip_init(nn.Conv2d, inputs, outputs, kernel, padding=kernel // 2)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
