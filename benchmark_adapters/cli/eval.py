@@ -45,4 +45,5 @@ def evaluate(
     record, scores, ipc = rescore(
         stored, networks, protocol, dataset, param, assignments or [], options, Reporter(console)
     )
-    console.print(score_table(record, scores, ipc))
+    for score in scores:
+        console.print(score_table(record, score, ipc))

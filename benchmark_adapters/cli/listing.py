@@ -28,12 +28,14 @@ def list_plugins(
     wanted = kind.removesuffix("s") if kind else None
     if wanted is not None and wanted not in registry.KINDS:
         raise UsageError(f"unknown kind {kind!r}; there are {', '.join(registry.KINDS)}")
-    table = Table()
-    for name in ("kind", "name", "origin", "version", "status", "what it is"):
-        table.add_column(name, overflow="fold")
+    table = Table(box=None, pad_edge=False)
+    for name in ("kind", "name", "origin", "version", "status"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what it is", no_wrap=True, overflow="ellipsis")
     for each in [wanted] if wanted else registry.KINDS:
         for info in registry.list_plugins(each):
             status, line = info.status()
             style = "red" if status == "broken" else None
             table.add_row(each, info.spec, info.distribution, info.version, status, line, style=style)
-    Console().print(table)
+    console = Console()
+    console.print(table, width=console.width if console.is_terminal else 200)

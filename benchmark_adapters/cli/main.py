@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -27,6 +28,8 @@ app.command("show", epilog=show.EPILOG)(show.show)
 
 def run() -> None:
     """Runs the command; exit codes: 0 done, 1 failed while running, 2 not possible as asked, 130 interrupted."""
+    # Threads that wait for work should sleep: spinning ones slow small networks down many times on a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except DDPluginsError as error:

@@ -115,8 +115,9 @@ def run(
         raise KeyboardInterrupt(str(interrupted)) from None
     from benchmark_adapters.report.tables import score_table
 
-    scores = [score for score in record["scores"] if score["protocol_hash"] == resolved.protocol.hash]
-    console.print(score_table(record, scores, resolved.ipc))
+    for score in record["scores"]:
+        if score["protocol_hash"] == resolved.protocol.hash:
+            console.print(score_table(record, score, resolved.ipc))
     console.print(f"images: {out / record['id'] / 'preview.png'}", soft_wrap=True, highlight=False)
 
 

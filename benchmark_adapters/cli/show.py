@@ -38,7 +38,8 @@ def show(
         typer.echo(json.dumps(record, indent=2))
         return
     config, made = record["config"], record["condensation"]
-    console.print(score_table(record, record["scores"], config["ipc"]))
+    for score in record["scores"]:
+        console.print(score_table(record, score, config["ipc"]))
     console.print(ledger_table(record["storage"]["ledger"], record["storage"]["budget"]))
     lines = [
         f"run {record['id']}: {record['name']} (method {config['method']}), seed {config['seed']}",

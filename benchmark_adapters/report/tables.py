@@ -10,41 +10,34 @@ from rich.table import Table
 from benchmark_adapters.report.statistics import Estimate
 
 
-def score_table(record: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], ipc: int) -> Table:
-    """One row for the run under each score, next to the yardsticks of the same protocol and network."""
-    data = record["data"]
+def score_table(record: Mapping[str, Any], score: Mapping[str, Any], ipc: int) -> Table:
+    """The run under one score, next to the yardsticks of the same protocol and network."""
+    data, storage = record["data"], record["storage"]
     origin = f" ({data['origin']})" if data["origin"] else ""
-    table = Table(title=f"{data['name']}{origin}, IPC {ipc}: test accuracy in %, 95 % t-interval over trials")
-    for name in ("method", "protocol", "network"):
-        table.add_column(name, overflow="fold")
+    table = Table(
+        title=f"{data['name']}{origin}, IPC {ipc}, protocol {score['protocol']}, network {score['network']}",
+        caption="accuracy on the test set in %, mean and 95 % t-interval over n trained networks",
+    )
+    table.add_column("method")
     for name in ("elements", "bytes", "budget", "images/class", "accuracy"):
         table.add_column(name, justify="right", no_wrap=True)
-    for score in scores:
-        storage = record["storage"]
+    stored = {"name": record["name"], "images_per_class": record["images_per_class"], **score, **storage}
+    same = [y for y in record["yardsticks"] if _group(y) == _group(score)]
+    for row in [stored, *same]:
         table.add_row(
-            record["name"],
-            score["protocol"],
-            score["network"],
-            f"{storage['elements']:,}",
-            f"{storage['bytes']:,}",
+            row["name"],
+            f"{row['elements']:,}",
+            f"{row['bytes']:,}",
             f"{storage['budget']:,}",
-            _span(record["images_per_class"]),
-            Estimate.of(score["trials"]).percent(),
+            _span(row["images_per_class"]),
+            Estimate.of(row["trials"]).percent(),
+            style=None if row is stored else "dim",
         )
-        for yardstick in record["yardsticks"]:
-            if (yardstick["protocol_hash"], yardstick["network"]) == (score["protocol_hash"], score["network"]):
-                table.add_row(
-                    yardstick["name"],
-                    yardstick["protocol"],
-                    yardstick["network"],
-                    f"{yardstick['elements']:,}",
-                    f"{yardstick['bytes']:,}",
-                    f"{storage['budget']:,}",
-                    _span(yardstick["images_per_class"]),
-                    Estimate.of(yardstick["trials"]).percent(),
-                    style="dim",
-                )
     return table
+
+
+def _group(score: Mapping[str, Any]) -> tuple[str, str]:
+    return score["protocol_hash"], score["network"]
 
 
 def ledger_table(entries: Sequence[Mapping[str, Any]], budget: int) -> Table:

@@ -29,7 +29,9 @@ class IDC(GradientMatching):
     class Config(GradientMatchingConfig):
         """Settings of IDC's matching."""
 
-        metric: Literal["mse", "l1", "cosine"] = Field("mse", description="distance; cosine is ours, layer by layer")
+        metric: Literal["mse", "l1", "cosine", "dc"] = Field(
+            "mse", description="distance; cosine is ours, layer by layer"
+        )
         batch_real: int = Field(64, ge=1, description="real images of each class a step")
         batch_syn: int = Field(128, ge=1, description="synthetic images of each class a step, at most")
         strategy: str = Field("color_crop_cutout", description="siamese augmentation of the matching, joined by _")
