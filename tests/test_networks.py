@@ -230,7 +230,7 @@ def test_convnet_equals_a_plain_sequential(image_shape, config, parts):
     torch.testing.assert_close(network.embed(images), plain[:-1](images))
 
 
-@pytest.mark.parametrize(("side", "depth"), [(8, 3), (32, 3), (33, 4), (64, 4), (128, 5), (256, 6)])
+@pytest.mark.parametrize(("side", "depth"), [(8, 2), (16, 2), (32, 3), (33, 4), (64, 4), (128, 5), (256, 6)])
 def test_default_depth_follows_the_image_size(side, depth):
     assert len(on_meta("convnet", {}, (3, side, side), 2).features) == depth
 
@@ -257,11 +257,11 @@ def test_plain_layers_are_out_of_place_and_normalise_as_told():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"activation": "gelu"}, r"network\.config\.activation = 'gelu'.*swish"),
-        ({"norms": "batch"}, r"network\.config\.norms; did you mean norm"),
-        ({"width": 0}, r"network\.config\.width = 0"),
+        ({"activation": "gelu"}, r"network\.activation = 'gelu'.*swish"),
+        ({"norms": "batch"}, r"network\.norms; did you mean norm"),
+        ({"width": 0}, r"network\.width = 0"),
         ({"width": 6, "norm": "group"}, "width that 4 divides, but got 6"),
-        ({"depth": 4}, r"network\.config\.depth = 4.*8 px can be halved at most 3 times"),
+        ({"depth": 4}, r"network\.depth = 4.*8 px can be halved at most 3 times"),
     ],
 )
 def test_bad_settings_are_named(config, message):
@@ -271,9 +271,9 @@ def test_bad_settings_are_named(config, message):
 
 
 def test_a_default_depth_that_does_not_fit_says_so():
-    with pytest.raises(ConfigError, match=r"\(3 blocks\): a map of 4 px can be halved at most 2 times"):
-        build_network("convnet", (3, 4, 4), 10, seed=0)
-    assert len(build_network("convnet", (3, 4, 4), 10, {"pooling": "none", "width": 4}, seed=0).features) == 3
+    with pytest.raises(ConfigError, match=r"\(2 blocks\): a map of 2 px can be halved at most 1 times"):
+        build_network("convnet", (3, 2, 2), 10, seed=0)
+    assert len(build_network("convnet", (3, 2, 2), 10, {"pooling": "none", "width": 4}, seed=0).features) == 2
 
 
 def test_unknown_networks_are_named():

