@@ -79,7 +79,6 @@ setup(
     extras_require={"test": TEST, "lint": LINT, "dev": [*TEST, *LINT, "tox>=4.20"]},
     entry_points=PLUGINS,
     classifiers=[
-        "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

@@ -10,6 +10,7 @@ import typer
 from benchmark_adapters.cli import eval as eval_command
 from benchmark_adapters.cli import listing, show
 from benchmark_adapters.cli import run as run_command
+from benchmark_adapters.cli import table as table_command
 from dd_plugins.errors import DDPluginsError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app.command("run", epilog=run_command.EPILOG)(run_command.run)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
 app.command("list", epilog=listing.EPILOG)(listing.list_plugins)
 app.command("show", epilog=show.EPILOG)(show.show)
+app.command("table", epilog=table_command.EPILOG)(table_command.table)
 
 
 def run() -> None:

@@ -89,7 +89,7 @@ def _same_data(real: RealData, container: Parameterization, spec: str) -> RealDa
         )
     if made.fingerprint != found.fingerprint:
         raise DataError(
-            f"the set was made from {made.name} with fingerprint {made.fingerprint}, but {spec} has {found.fingerprint}: "
+            f"the set was made from {made.name} with fingerprint {made.fingerprint}, {spec} has {found.fingerprint}: "
             f"other pixels, labels or splits"
         )
     return real
