@@ -82,7 +82,7 @@ class PluginInfo:
 def list_plugins(kind: str) -> list[PluginInfo]:
     """All plugins of a kind, sorted by name; imports none of them."""
     found = {
-        PluginInfo(kind, e.name, e.dist.name if e.dist else "?", e.dist.version if e.dist else "?", e.value)
+        PluginInfo(kind, e.name, getattr(e.dist, "name", None) or "?", getattr(e.dist, "version", None) or "?", e.value)
         for e in _entry_points(f"dd_plugins.{kind}")
     }
     return sorted(found, key=lambda info: (info.name, info.distribution != OWN, info.distribution))

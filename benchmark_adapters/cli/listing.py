@@ -28,14 +28,16 @@ def list_plugins(
     wanted = kind.removesuffix("s") if kind else None
     if wanted is not None and wanted not in registry.KINDS:
         raise UsageError(f"unknown kind {kind!r}; there are {', '.join(registry.KINDS)}")
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, expand=True)
     for name in ("kind", "name", "origin", "version", "status"):
         table.add_column(name, no_wrap=True)
-    table.add_column("what it is", no_wrap=True, overflow="ellipsis")
+    table.add_column("what it is", no_wrap=True, overflow="ellipsis", ratio=1)
     for each in [wanted] if wanted else registry.KINDS:
         for info in registry.list_plugins(each):
             status, line = info.status()
             style = "red" if status == "broken" else None
             table.add_row(each, info.spec, info.distribution, info.version, status, line, style=style)
     console = Console()
-    console.print(table, width=console.width if console.is_terminal else 200)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from benchmark_adapters.cli import eval as eval_command
 from benchmark_adapters.cli import listing, show
@@ -13,7 +15,20 @@ from benchmark_adapters.cli import run as run_command
 from benchmark_adapters.cli import table as table_command
 from dd_plugins.errors import DDPluginsError
 
+
+class _Commands(TyperGroup):
+    """Says that an interrupted command continues; typer alone would end without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            _complain(str(error) or "interrupted; the same command continues")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="dd-bench",
     help="Distil a data set, score the result, compare fairly.",
     no_args_is_help=True,
@@ -32,14 +47,14 @@ def run() -> None:
     """Runs the command; exit codes: 0 done, 1 failed while running, 2 not possible as asked, 130 interrupted."""
     # Threads that wait for work should sleep: spinning ones slow small networks down many times on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.path.append(os.getcwd())  # a plugin under development is named as module:Class, from where it is written
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # module:Class of a plugin under development; last, so that it hides nothing
     try:
         app()
     except DDPluginsError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as error:
-        _complain(str(error) or "interrupted; the same command continues")
-        sys.exit(130)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")

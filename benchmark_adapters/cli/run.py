@@ -79,6 +79,10 @@ def run(
     chunk: Annotated[
         int | None, typer.Option(min=1, help="Images decoded with a graph at once.", rich_help_panel=WHERE_PANEL)
     ] = None,
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds between two checkpoints; 0: every step.", rich_help_panel=WHERE_PANEL),
+    ] = 30.0,
     device: Device = None,
     data_root: DataRoot = None,
     out: Out = Path("runs"),
@@ -104,7 +108,7 @@ def run(
     }
     resolved = resolve(flags, assignments or [], config)
     keep_freed_memory()
-    options = Options(out, choose_device(device), data_root, full_data, chunk)
+    options = Options(out, choose_device(device), data_root, full_data, chunk, checkpoint_seconds)
     console = Console()
     if dry_run:
         _show_plan(resolved, options, console)

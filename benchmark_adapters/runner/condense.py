@@ -89,6 +89,7 @@ class Condensation:
                 saved = now
             if stopping and self.step < self.steps:
                 return False
+        self._check_finite()
         return True
 
     def _take_step(self) -> float:
@@ -101,16 +102,22 @@ class Condensation:
         match = checked_match(self.objective, images, container.labels[index], step)
         loss = float(match.loss)
         if not math.isfinite(loss) or not bool(torch.isfinite(match.image_grad).all()):
-            last = f"the last good checkpoint is {self.folder.checkpoint}" if self.folder.checkpoint.exists() else ""
-            previous = f"{self.losses[-1]:.6g}" if self.losses else "none"
-            raise DivergedError(
-                f"NaN or infinite loss at step {step} (last finite loss: {previous}); {last}".rstrip("; ")
-            )
+            raise self._diverged(f"NaN or infinite loss at step {step}")
         self.optimizer.zero_grad()
         container.backward(index, match.image_grad)
         self.optimizer.step()
         container.project()
         return loss
+
+    def _check_finite(self) -> None:
+        for name, value in self.parameterization.state_dict().items():
+            if not bool(torch.isfinite(value).all()):
+                raise self._diverged(f"NaN or infinite values in {name} behind step {self.step - 1}")
+
+    def _diverged(self, what: str) -> DivergedError:
+        last = f"; the last good checkpoint is {self.folder.checkpoint}" if self.folder.checkpoint.exists() else ""
+        previous = f"{self.losses[-1]:.6g}" if self.losses else "none"
+        return DivergedError(f"{what} (last finite loss: {previous}){last}")
 
     def _rate(self) -> float:
         if self.optimizer_config.schedule == "constant":
@@ -133,6 +140,7 @@ class Condensation:
 
     def save(self) -> None:
         """Writes everything that the next step depends on."""
+        self._check_finite()
         tensors = {f"container.{name}": value for name, value in self.parameterization.state_dict().items()}
         tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
         for position, state in self.optimizer.state_dict()["state"].items():
@@ -148,8 +156,7 @@ class Condensation:
             return False
         tensors, notes = found
         self.step, self.seconds = int(notes["step"]), float(notes["seconds"])
-        if self.step < self.steps:
-            self._enter(self._stage_at(self.step))
+        self._enter(self._stage_at(min(self.step, self.steps - 1)))
         self.parameterization.load_state_dict(_under("container.", tensors))
         self.objective.load_state_dict(_under("objective.", tensors))
         saved = self.optimizer.state_dict()

@@ -77,9 +77,10 @@ def resolve(
     Raises:
         ConfigError: Names the dotted path, the value, and what is allowed.
     """
-    file_values = _flatten(_read_yaml(config_file)) if config_file else {}
+    file_values = flatten(_read_yaml(config_file)) if config_file else {}
     given = {_flag_key(name): value for name, value in flags.items() if value is not None}
-    given.update(_parse_assignment(text) for text in assignments)
+    for text in assignments:
+        given.update(flatten(dict([_parse_assignment(text)])))
     asked = {**file_values, **given}
     cell = parse_config(_Cell, {k: asked[k] for k in ("dataset", "ipc") if k in asked}, "")
     method = choose_method(asked.get("method"), asked.get("parameterization.name"), asked.get("objective.name"))
@@ -111,7 +112,7 @@ def _complete(config: RunConfig) -> RunConfig:
 
 def _protocol(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """A protocol by name with single values replaced, which its name then tells."""
-    base = _flatten(load_protocol(name.partition("[")[0]).model_dump(mode="json"))
+    base = flatten(load_protocol(name.partition("[")[0]).model_dump(mode="json"))
     changed = {key.removeprefix("protocol."): values.pop(key) for key in list(values) if key.startswith("protocol.")}
     differing = {key: value for key, value in changed.items() if base.get(key) != value and key not in _PROSE}
     merged = {**base, **changed}
@@ -130,9 +131,9 @@ def _flag_key(name: str) -> str:
 
 def _overlay(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Puts a layer on top; a part that is exchanged loses the settings of the one before."""
-    for part in PARTS:
-        name = layer.get(f"{part}.name")
-        if name is not None and name != values.get(f"{part}.name"):
+    for part in (*PARTS, "protocol"):
+        name, former = layer.get(f"{part}.name"), values.get(f"{part}.name")
+        if None not in (name, former) and name != former:
             for key in [key for key in values if key.startswith(f"{part}.")]:
                 del values[key]
     values.update(layer)
@@ -160,11 +161,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values as dotted keys; a part given by its name alone sets ``part.name``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[_flag_key(f"{prefix}{key}") if not prefix else f"{prefix}{key}"] = value
     return flat

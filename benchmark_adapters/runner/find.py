@@ -18,10 +18,11 @@ def find_run(name: str, out: Path) -> RunFolder:
     for path in (Path(name), out / name):
         if (path / "config.yaml").is_file():
             return RunFolder(path)
-    found = sorted(path.parent for path in out.glob(f"{name}*/config.yaml")) if name and "/" not in name else []
+    there = sorted(path.parent for path in out.glob("*/config.yaml"))
+    found = [path for path in there if name and path.name.startswith(name)]
     if len(found) == 1:
         return RunFolder(found[0])
-    known = ", ".join(sorted(path.parent.name for path in out.glob("*/config.yaml"))) or "none"
+    known = ", ".join(path.name for path in there) or "none"
     problem = "more than one run begins like" if found else "no run"
     raise UsageError(f"{problem} {name!r} in {out} (there: {known})")
 

@@ -77,7 +77,7 @@ def choose_method(method: str | None, parameterization: str | None, objective: s
     objective, then ``hmn``; parts that were asked for replace its own afterwards.
     """
     if method:
-        return load_method(method)
+        return load_method(str(method))
     if parameterization in method_names() and objective is None:
         return load_method(str(parameterization))
     known = [load_method(name) for name in method_names()]

@@ -45,6 +45,7 @@ class Options:
     data_root: Path | None = None
     full_data: bool = False
     chunk_size: int | None = None
+    checkpoint_seconds: float = 30.0
 
 
 class Interrupted(Exception):
@@ -112,19 +113,22 @@ def _condense(
     container = build_container(config, real).to(options.device)
     container.chunk_size = options.chunk_size
     objective = _prepared_objective(config, real, container, options.device)
-    condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder)
     begun = time.perf_counter()
+    if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
+        with _blaming("parameterization", config.parameterization.name, "reset"):
+            container.reset(make_generator(seed_for("reset", config.seed)), real)
+    condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder)
     if condensation.resume():
         reporter.say(f"continuing at step {condensation.step} of {config.steps}")
     else:
-        with _blaming("parameterization", config.parameterization.name, "reset"):
-            container.reset(make_generator(seed_for("reset", config.seed)), real)
         condensation.seconds = time.perf_counter() - begun
         condensation.save()
     with interruptible() as asked, reporter.job("condense", config.steps, condensation.step) as job:
         blame = f"{config.parameterization.name} with {config.objective.name}"
         with _blaming("run of", blame, "condense"):
-            finished = condensation.run(lambda step, loss: job.update(step, f"loss {loss:.4g}"), asked)
+            finished = condensation.run(
+                lambda step, loss: job.update(step, f"loss {loss:.4g}"), asked, options.checkpoint_seconds
+            )
         if not finished:
             raise Interrupted(f"interrupted at step {condensation.step} of {config.steps}; the same command continues")
     container.save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
@@ -210,9 +214,16 @@ def _blaming(kind: str, name: str, where: str) -> Iterator[None]:
         raise
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written ends the run like any other file; logging alone would print a stack trace."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("dd_plugins", "benchmark_adapters")]
     for target in loggers:

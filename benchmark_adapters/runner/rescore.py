@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.runner.config import RunConfig, resolve
+from benchmark_adapters.runner.config import RunConfig, flatten, resolve
 from benchmark_adapters.runner.find import find_run, read_record
 from benchmark_adapters.runner.pipeline import Options
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.scoring import score_set, yardsticks
-from benchmark_adapters.runner.store import RunFolder, load_stored, write_json
-from dd_plugins.api import DataError, Parameterization, RealData, SyntheticSet, UsageError
+from benchmark_adapters.runner.store import RunFolder, load_stored, read_json, write_json
+from dd_plugins.api import DataError, Parameterization, RealData, StorageBudget, SyntheticSet, UsageError
 from dd_plugins.datasets import load_dataset
 
 
@@ -39,6 +39,7 @@ def rescore(
     folder = None if path.is_file() else find_run(stored, options.out)
     container = load_stored(path if folder is None else folder.synthetic, trusted or _trusted(folder))
     ipc = container.budget.elements // (container.data.num_classes * prod(container.data.image_shape))
+    made_under: dict[str, Any] | None = None
     if folder is None:
         if not ipc >= 1:
             raise UsageError(
@@ -51,15 +52,17 @@ def rescore(
     else:
         record = read_record(folder)
         spec = dataset or record["config"]["dataset"]
-        protocol = protocol or record["config"]["protocol"]["name"].partition("[")[0]
+        ipc, made_under = record["config"]["ipc"], record["config"]["protocol"]
+    container.storage().enforce(StorageBudget.for_ipc(container.data, ipc), stored)
     container.to(options.device)
     real = _same_data(load_dataset(spec, options.data_root, options.device), container, spec)
     with torch.no_grad():
         synthetic = SyntheticSet(record["name"], real.spec, container.decode(), container.labels, container.storage())
     wanted = []
     with folder.locked():
+        record = read_json(folder.record) or record  # what others added in the meantime
         for network in networks:
-            config = _config(spec, ipc, protocol, network, assignments)
+            config = _config(spec, ipc, protocol, network, assignments, made_under)
             record = score_set(synthetic, config.protocol, ipc, record, folder, real, options.device, reporter)
             found = yardsticks(config, real, options.out, options.device, reporter, full_data=False)
             known = [y for y in record["yardsticks"] if y not in found]
@@ -69,8 +72,20 @@ def rescore(
     return record, wanted, ipc
 
 
-def _config(spec: str, ipc: int, protocol: str | None, network: str | None, assignments: Sequence[str]) -> RunConfig:
+def _config(
+    spec: str,
+    ipc: int,
+    protocol: str | None,
+    network: str | None,
+    assignments: Sequence[str],
+    made_under: dict[str, Any] | None,
+) -> RunConfig:
+    """How to score: as asked, else as the run was scored (on another network with that network's own settings)."""
     flags = {"dataset": spec, "ipc": ipc, "protocol": protocol, "parameterization": "pixel"}
+    if protocol is None and made_under is not None:
+        if network not in (None, made_under["network"]["name"]):
+            made_under = {**made_under, "network": {}}
+        flags |= flatten({"protocol": made_under})
     chosen = [] if network is None else [f"protocol.network.name={network}"]
     return resolve(flags, [*chosen, *assignments])
 

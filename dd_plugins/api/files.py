@@ -96,6 +96,6 @@ def read_stored(path: Path) -> tuple[StoredHeader, dict[str, Tensor]]:
             budget=StorageBudget(int(values["budget"]["elements"])),
             counts=tuple(int(count) for count in values["counts"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise SyntheticFileError(f"{path}: its header is damaged ({type(error).__name__}: {error})") from None
     return header, tensors

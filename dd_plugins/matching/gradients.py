@@ -73,9 +73,10 @@ def class_gradients(
     """
     names, parameters = _counted(network, metric)
     if _resolve(strategy, images) == "vmap":
-        stacked = torch.func.vmap(_gradient(network, names), in_dims=(None, 0, 0))(
-            parameters, torch.stack(list(images)), torch.tensor(labels, device=images[0].device)
-        )
+        with torch.no_grad():  # torch.func.grad works in here; without it the weights would hold the graph of all images
+            stacked = torch.func.vmap(_gradient(network, names), in_dims=(None, 0, 0))(
+                parameters, torch.stack(list(images)), torch.tensor(labels, device=images[0].device)
+            )
         return [[gradient[k] for gradient in stacked] for k in range(len(labels))]
     return [
         torch.autograd.grad(_loss(network(batch), label), parameters)

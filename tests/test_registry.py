@@ -1,0 +1,221 @@
+"""The registry: real distributions on disk, read as metadata; a class is imported only when it is named."""
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from dd_plugins import registry
+from dd_plugins.api import AmbiguousPluginError, Parameterization, PluginLoadError, UnknownPluginError
+
+GOOD = '''
+from dd_plugins.api import Parameterization
+
+class LowRank(Parameterization):
+    """Stores two factors.
+
+    More about it."""
+
+    def images_per_class(self): return 1
+    def build(self, num_images): pass
+    def reset(self, generator, real): pass
+    def _decode(self, index): return index
+'''
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Installs a distribution as pip does, and puts its folder at the front of the path."""
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = []
+
+    def _install(distribution, names, source=GOOD, version="1.2.3", kind="parameterization", cls="LowRank"):
+        module = distribution.replace("-", "_")
+        modules.append(module)
+        info = tmp_path / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        lines = "".join(f"{name} = {module}:{cls}\n" for name in names)
+        (info / "entry_points.txt").write_text(f"[dd_plugins.{kind}]\n{lines}")
+        if source is not None:
+            (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
+        return module
+
+    yield _install
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def _listed(name, kind="parameterization"):
+    return [info for info in registry.list_plugins(kind) if info.name == name]
+
+
+def test_listing_imports_no_torch_and_is_quick():
+    script = """
+        import json, sys
+        from dd_plugins import registry
+        rows = [(k, i.name, *i.status()) for k in registry.KINDS for i in registry.list_plugins(k)]
+        print(json.dumps([rows, sorted({m.partition(".")[0] for m in sys.modules})]))
+    """
+    begun = time.perf_counter()
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=True, timeout=60)
+    assert time.perf_counter() - begun < 5  # importing torch alone takes longer on a busy core
+    rows, modules = json.loads(out.stdout)
+    assert ["parameterization", "hmn"] in [row[:2] for row in rows]
+    assert not {"torch", "torchvision", "numpy", "scipy"} & set(modules)
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_every_built_in_is_ok_described_and_loads(kind):
+    own = [info for info in registry.list_plugins(kind) if info.distribution == "dd-plugins"]
+    if kind != "pruning":
+        assert own
+    for info in own:
+        status, line = info.status()
+        assert status == "ok", (info, line)
+        assert len(line) > 15
+        assert "\n" not in line
+        assert info.spec == info.name
+        loaded = registry.load(kind, info.name)
+        assert f"{loaded.__module__}:{loaded.__qualname__}" == info.value
+
+
+def test_unknown_name_tells_near_matches_and_what_is_installed():
+    with pytest.raises(UnknownPluginError) as caught:
+        registry.find("parameterization", "pixle")
+    assert "'pixle'" in str(caught.value)
+    assert "did you mean pixel?" in str(caught.value)
+    assert "hmn, pixel" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_unknown_name_without_a_near_match_makes_no_guess():
+    with pytest.raises(UnknownPluginError, match=r"unknown network 'zzzzzz' \(installed: alexnet, convnet"):
+        registry.find("network", "zzzzzz")
+
+
+def test_third_party_is_listed_and_loads_under_both_names(install):
+    install("dd-lowrank", ["lowrank"])
+    (info,) = _listed("lowrank")
+    assert (info.distribution, info.version, info.value) == ("dd-lowrank", "1.2.3", "dd_lowrank:LowRank")
+    assert info.status() == ("ok", "Stores two factors.")
+    assert info.spec == "dd-lowrank/lowrank"
+    assert "dd_lowrank" not in sys.modules
+    short, full = (registry.load("parameterization", spec) for spec in ("lowrank", "dd-lowrank/lowrank"))
+    assert short is full
+    assert issubclass(short, Parameterization)
+
+
+def test_record_hashes_the_source(install, tmp_path):
+    import hashlib
+
+    install("dd-lowrank", ["lowrank"])
+    content = (tmp_path / "dd_lowrank.py").read_bytes()
+    assert registry.find("parameterization", "lowrank").record() == {
+        "name": "lowrank",
+        "distribution": "dd-lowrank",
+        "version": "1.2.3",
+        "entry_point": "dd_lowrank:LowRank",
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def test_two_distributions_with_one_name_are_told_apart(install):
+    install("dd-one", ["twice"])
+    install("dd-two", ["twice"])
+    with pytest.raises(AmbiguousPluginError, match="dd-one/twice or dd-two/twice") as caught:
+        registry.load("parameterization", "twice")
+    assert caught.value.exit_code == 2
+    assert registry.load("parameterization", "dd-two/twice").__module__ == "dd_two"
+    with pytest.raises(UnknownPluginError):
+        registry.find("parameterization", "dd-three/twice")
+
+
+def test_a_built_in_name_is_reserved(install):
+    install("dd-shadow", ["pixel"])
+    assert registry.find("parameterization", "pixel").distribution == "dd-plugins"
+    assert registry.load("parameterization", "pixel").__module__ == "dd_plugins.parameterizations.pixel"
+    assert registry.load("parameterization", "dd-shadow/pixel").__module__ == "dd_shadow"
+    assert [info.spec for info in _listed("pixel")] == ["pixel", "dd-shadow/pixel"]
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "cause"),
+    [
+        ("class LowRank(:\n", "broken", SyntaxError),
+        ("import there_is_no_such_module\n\nclass LowRank: ...\n", "ok", ModuleNotFoundError),
+        ("from dd_plugins.api import NoSuchName\n", "ok", ImportError),
+        ("raise RuntimeError('bad luck')\n", "ok", RuntimeError),
+        ("import sys\nsys.exit('no licence')\n", "ok", SystemExit),
+        ("class Other: ...\n", "ok", AttributeError),
+        (None, "broken", ModuleNotFoundError),
+    ],
+)
+def test_a_broken_plugin_is_listed_and_fails_when_chosen(install, source, status, cause):
+    module = install("dd-broken", ["cracked"], source)
+    (info,) = _listed("cracked")
+    assert info.status()[0] == status
+    assert registry.load("parameterization", "pixel")  # the others are unharmed
+    with pytest.raises(PluginLoadError) as caught:
+        registry.load("parameterization", "cracked")
+    for part in ("'cracked'", "dd-broken", "1.2.3", f"{module}:LowRank", cause.__name__):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, cause)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("source", ["class LowRank:\n    api_version = 1\n", "LowRank = 3\n"])
+def test_wrong_base_class(install, source):
+    install("dd-wrong", ["wrong"], source)
+    with pytest.raises(PluginLoadError, match=r"dd-wrong 1\.2\.3.*expected a subclass of Parameterization, but found"):
+        registry.load("parameterization", "wrong")
+
+
+def test_a_plugin_of_another_kind_is_refused(install):
+    install("dd-lowrank", ["lowrank"], kind="objective")
+    with pytest.raises(PluginLoadError, match="expected a subclass of MatchingObjective"):
+        registry.load("objective", "lowrank")
+
+
+def test_newer_api_version_is_refused(install):
+    install("dd-new", ["new"], GOOD + "    api_version = 2\n")
+    with pytest.raises(PluginLoadError, match="written for API version 2, but this release offers 1"):
+        registry.load("parameterization", "new")
+
+
+def test_module_and_class_need_no_packaging(tmp_path, monkeypatch):
+    (tmp_path / "under_development.py").write_text(GOOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    info = registry.find("parameterization", "under_development:LowRank")
+    assert info.spec == "under_development:LowRank"
+    assert registry.load("parameterization", info.spec).__name__ == "LowRank"
+    del sys.modules["under_development"]
+
+
+@pytest.mark.parametrize("spec", ["no_such_module:Class", ":Class", "json:", "json:decoder.JSONDecoder.nothing"])
+def test_module_and_class_that_are_not_there(spec):
+    with pytest.raises(PluginLoadError, match="cannot be imported"):
+        registry.load("parameterization", spec)
+
+
+def test_listing_runs_no_code_of_a_plugin(install, tmp_path, capsys):
+    effect = tmp_path / "effect"
+    install("dd-loud", ["loud"], f'"""Loud."""\nopen({str(effect)!r}, "w").close()\nprint("hello")\n{GOOD}')
+    (info,) = _listed("loud")
+    assert info.status()[0] == "ok"
+    assert registry.find("parameterization", "loud") == info
+    assert not effect.exists()
+    assert capsys.readouterr().out == ""
+    registry.load("parameterization", "loud")
+    assert effect.exists()
+
+
+def test_a_distribution_without_metadata_does_not_stop_the_listing(install, tmp_path):
+    for name in ("dd-bare", "dd-naked"):
+        install(name, ["bare"], None)
+        (tmp_path / f"{name.replace('-', '_')}-1.2.3.dist-info" / "METADATA").unlink()
+    assert {info.distribution for info in _listed("bare")} == {"?"}

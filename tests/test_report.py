@@ -1,0 +1,117 @@
+"""Tables and pictures made of records."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from scipy import stats
+
+from benchmark_adapters.report.pictures import save_preview
+from benchmark_adapters.report.statistics import Estimate
+from benchmark_adapters.report.summary import HEADER, committed_records, markdown, read_records, rows
+from benchmark_adapters.report.tables import ledger_table, score_table
+from dd_plugins.api import DataSpec, UsageError
+
+
+def record(seed, trials, method="hmn", protocol="dsa"):
+    score = {"protocol": protocol, "protocol_hash": f"h-{protocol}", "network": "convnet", "trials": trials}
+    counts = {"images_per_class": [1, 1], "elements": 128, "bytes": 512}
+    return {
+        "id": f"id{seed}",
+        "name": method,
+        "data": {"name": "example", "origin": "made"},
+        "config": {"ipc": 1, "seed": seed, "method": method, "protocol": {}, "parameterization": {"name": method}},
+        "storage": {"elements": 100, "bytes": 400, "budget": 128},
+        "images_per_class": [3, 4],
+        "condensation": {"seconds": 10.0 * seed},
+        "scores": [score],
+        "yardsticks": [{**score, "name": "random real", **counts, "trials": [0.5, 0.6]}],
+    }
+
+
+def cells(table):
+    return {row[4]: dict(zip(HEADER, row, strict=True)) for row in table}
+
+
+def test_repetitions_are_one_row_with_an_interval_over_condensations():
+    made = [record(1, [0.8, 0.9]), record(2, [0.6, 0.8]), record(3, [0.9, 0.9])]
+    row = cells(rows(made))["hmn"]
+    means = [0.85, 0.7, 0.9]
+    low, high = stats.t.interval(0.95, 2, loc=sum(means) / 3, scale=stats.sem(means))
+    assert row["accuracy %"] == f"{100 * (low + high) / 2:.1f} +- {100 * (high - low) / 2:.1f}"
+    assert (row["condensations"], row["trials"], row["seconds"], row["images/class"]) == ("3", "2", "20", "3-4")
+
+
+def test_one_condensation_has_an_interval_over_trials_and_says_so():
+    row = cells(rows([record(1, [0.8, 0.9, 0.7])]))["hmn"]
+    assert row["accuracy %"].endswith("(trials)")
+    assert row["condensations"] == "1"
+
+
+def test_the_same_cached_yardstick_counts_once():
+    assert cells(rows([record(1, [0.8]), record(2, [0.9])]))["random real"]["condensations"] == "1"
+
+
+def test_other_methods_and_protocols_stay_apart():
+    made = [record(1, [0.8]), record(1, [0.8], protocol="idc"), record(1, [0.7], method="pixel")]
+    assert len(rows(made)) == 5
+
+
+def test_markdown_has_one_line_a_row_and_a_rule():
+    text = markdown(rows([record(1, [0.8])])).splitlines()
+    assert len(text) == 4
+    assert {line.count("|") for line in text} == {len(HEADER) + 1}
+
+
+def test_committed_records_can_be_put_into_a_table():
+    assert len(rows(committed_records())) >= 0
+
+
+def test_what_is_no_record_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"id": 1}))
+    with pytest.raises(UsageError, match=r"a\.json is no record"):
+        read_records([tmp_path / "a.json"])
+    with pytest.raises(UsageError, match="no record"):
+        read_records([tmp_path / "missing"])
+
+
+def test_estimate_of_one_value_has_no_interval():
+    assert Estimate.of([0.5]).percent() == "50.00 (n=1)"
+
+
+def printed(table):
+    console = Console(width=150, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    console.file.close()
+    return console.export_text()
+
+
+def test_score_table_names_the_protocol_and_both_yardstick_and_method():
+    made = record(1, [0.8, 0.9])
+    text = printed(score_table(made, made["scores"][0], 1))
+    assert "protocol dsa" in text
+    assert "random real" in text
+    assert "85.00 +-" in text
+    assert "3-4" in text
+
+
+def test_ledger_table_sums_up():
+    entries = [
+        {"name": "a", "shape": (2, 3), "dtype": "float32", "elements": 6, "nbytes": 24},
+        {"name": "b", "shape": (4,), "dtype": "float32", "elements": 4, "nbytes": 16},
+    ]
+    text = printed(ledger_table(entries, 12))
+    assert "2 x 3" in text
+    assert any(line.split("│")[4:6] and "10" in line and "40" in line for line in text.splitlines())
+
+
+def test_preview_shows_a_row_for_each_class_in_true_colours(tmp_path):
+    data = DataSpec("x", 2, (3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    images = torch.stack([torch.full((3, 8, 8), value) for value in (-2.0, -2.0, 2.0)])  # black, black, white
+    save_preview(tmp_path / "p.png", images, torch.tensor([0, 0, 1]), data)
+    picture = Image.open(tmp_path / "p.png")
+    assert picture.size == (2 * 34 + 2, 2 * 34 + 2)
+    assert picture.getpixel((10, 10)) == (0, 0, 0)
+    assert picture.getpixel((10, 50)) == (255, 255, 255)
