@@ -82,7 +82,9 @@ class PluginInfo:
 def list_plugins(kind: str) -> list[PluginInfo]:
     """All plugins of a kind, sorted by name; imports none of them."""
     found = {
-        PluginInfo(kind, e.name, getattr(e.dist, "name", None) or "?", getattr(e.dist, "version", None) or "?", e.value)
+        PluginInfo(
+            kind, e.name, getattr(e.dist, "name", None) or "?", getattr(e.dist, "version", None) or "?", _target(e)
+        )
         for e in _entry_points(f"dd_plugins.{kind}")
     }
     return sorted(found, key=lambda info: (info.name, info.distribution != OWN, info.distribution))
@@ -127,8 +129,9 @@ def load(kind: str, spec: str) -> type[Any]:
     try:
         loaded = _import(info.value)
         base = _import(BASES[kind])
-    except Exception as error:  # whatever a third party's import raises
-        raise PluginLoadError(f"{who} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a third party's import raises
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginLoadError(f"{who} cannot be imported: {cause}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise PluginLoadError(f"{who}: expected a subclass of {base.__name__}, but found {loaded!r}")
     version = getattr(loaded, "api_version", None)
@@ -143,6 +146,11 @@ def _import(value: str) -> Any:
     for name in names.split("."):
         found = getattr(found, name)
     return found
+
+
+def _target(entry: EntryPoint) -> str:
+    """``module:Class``, without extras in brackets."""
+    return entry.value.partition("[")[0].strip()
 
 
 def _entry_points(group: str) -> list[EntryPoint]:

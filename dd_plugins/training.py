@@ -108,6 +108,8 @@ def train_networks(
             buffers such as BatchNorm's. The accuracies are those of ``sequential`` to rounding.
         on_update: Called with (updates done, updates in all) of all networks together.
     """
+    if len(networks) != len(seeds):
+        raise ValueError(f"Expected one seed for each of {len(networks)} networks, but got {len(seeds)}")
     plan = Plan.of(config, len(targets), budget_images)
     augment = build_augmentation(config, data)
     batches = [_batches(plan, len(targets), config, seed) for seed in seeds]

@@ -148,7 +148,7 @@ def test_a_built_in_name_is_reserved(install):
         ("class LowRank(:\n", "broken", SyntaxError),
         ("import there_is_no_such_module\n\nclass LowRank: ...\n", "ok", ModuleNotFoundError),
         ("from dd_plugins.api import NoSuchName\n", "ok", ImportError),
-        ("raise RuntimeError('bad luck')\n", "ok", RuntimeError),
+        ("raise RuntimeError('bad\\nluck')\n", "ok", RuntimeError),
         ("import sys\nsys.exit('no licence')\n", "ok", SystemExit),
         ("class Other: ...\n", "ok", AttributeError),
         (None, "broken", ModuleNotFoundError),

@@ -47,7 +47,6 @@ def run() -> None:
     """Runs the command; exit codes: 0 done, 1 failed while running, 2 not possible as asked, 130 interrupted."""
     # Threads that wait for work should sleep: spinning ones slow small networks down many times on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.path.append(os.getcwd())  # a plugin under development is named as module:Class, from where it is written
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # module:Class of a plugin under development; last, so that it hides nothing
     try:
@@ -58,6 +57,11 @@ def run() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")
+        sys.exit(1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; naming the class would import torch
+            raise
+        _complain("the device ran out of memory; --chunk and smaller batches (--set) need less")
         sys.exit(1)
 
 

@@ -135,5 +135,7 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     container = build_container(config, real)
     console.print(config.to_yaml(), highlight=False, markup=False)
     console.print(ledger_table([asdict(entry) for entry in container.storage().entries], container.budget.elements))
+    if container.describe():
+        console.print(container.describe(), highlight=False, soft_wrap=True)
     console.print(f"images per class: {min(container.counts)}; steps: {config.steps}")
     console.print(f"run id: {config.run_id(real.spec.fingerprint)}", highlight=False)

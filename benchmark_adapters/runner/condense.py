@@ -98,7 +98,7 @@ class Condensation:
             group["lr"] = base * rate
         step, container = self.step, self.parameterization
         index = self.objective.select(step)
-        images = container.decode(index)
+        images = container.decode(index, for_backward=True)
         match = checked_match(self.objective, images, container.labels[index], step)
         loss = float(match.loss)
         if not math.isfinite(loss) or not bool(torch.isfinite(match.image_grad).all()):

@@ -107,6 +107,8 @@ def _complete(config: RunConfig) -> RunConfig:
         cls = registry.load(kind, given.name)
         settings = parse_config(cls.Config, given.settings, part).model_dump(mode="json")
         parts[part] = PartConfig(name=registry.find(kind, given.name).spec, **settings)
+    scored_on = config.protocol.network  # a mistake in it must not wait for the end of the condensation
+    parse_config(registry.load("network", scored_on.name).Config, scored_on.settings, "protocol.network")
     return config.model_copy(update=parts)
 
 
@@ -114,15 +116,18 @@ def _protocol(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """A protocol by name with single values replaced, which its name then tells."""
     base = flatten(load_protocol(name.partition("[")[0]).model_dump(mode="json"))
     changed = {key.removeprefix("protocol."): values.pop(key) for key in list(values) if key.startswith("protocol.")}
-    differing = {key: value for key, value in changed.items() if base.get(key) != value and key not in _PROSE}
+    if changed.get("network.name", base["network.name"]) != base["network.name"]:
+        base = {key: value for key, value in base.items() if not key.startswith("network.")}
     merged = {**base, **changed}
+    made = flatten(parse_config(Protocol, _nest(merged), "protocol").model_dump(mode="json"))
+    differing = {key: value for key, value in made.items() if base.get(key) != value and key not in _PROSE}
     if differing:
         told = ",".join(f"{key.removeprefix('train.')}={value}" for key, value in sorted(differing.items()))
         merged["name"] = f"{base['name']}[{told}]"
     return _nest(merged)
 
 
-_PROSE = ("summary", "source")
+_PROSE = ("name", "summary", "source")
 
 
 def _flag_key(name: str) -> str:
@@ -131,7 +136,7 @@ def _flag_key(name: str) -> str:
 
 def _overlay(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Puts a layer on top; a part that is exchanged loses the settings of the one before."""
-    for part in (*PARTS, "protocol"):
+    for part in (*PARTS, "protocol", "protocol.network"):
         name, former = layer.get(f"{part}.name"), values.get(f"{part}.name")
         if None not in (name, former) and name != former:
             for key in [key for key in values if key.startswith(f"{part}.")]:
@@ -144,7 +149,7 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set optimizer.lr=0.01")
     try:
-        return _flag_key(key.strip()), yaml.safe_load(value)
+        return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {text}: the value is not valid YAML") from None
 

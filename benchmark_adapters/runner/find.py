@@ -35,5 +35,8 @@ def read_record(folder: RunFolder) -> dict[str, Any]:
     """
     record = read_json(folder.record)
     if not isinstance(record, dict):
+        failure = read_json(folder.failure)
+        if isinstance(failure, dict):
+            raise UsageError(f"{folder.path} has no record: {failure['status']}: {failure['message']}")
         raise UsageError(f"{folder.path} has no record yet: the run is not finished; its command continues it")
     return record

@@ -23,11 +23,13 @@ from dd_plugins import registry
 from dd_plugins.api import (
     Context,
     DDPluginsError,
+    DivergedError,
     MatchingObjective,
     Parameterization,
     RealData,
     StorageBudget,
     SyntheticSet,
+    write_atomically,
 )
 from dd_plugins.datasets import load_dataset
 from dd_plugins.networks import build_network
@@ -76,7 +78,7 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
     run_id = config.run_id(real.spec.fingerprint)
     folder = RunFolder(options.out / run_id)
     with folder.locked(), _logged_to(folder.path / "log.txt"):
-        (folder.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
         reporter.say(f"run {run_id} in {folder.path}")
         try:
             if "condense" not in folder.stages() or not folder.synthetic.exists():
@@ -88,8 +90,11 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
             record["yardsticks"] = _merged(record["yardsticks"], found)
             record["status"] = "done"
             write_json(folder.record, record)
+            folder.failure.unlink(missing_ok=True)
         except DDPluginsError as error:
             logger.error("%s: %s", type(error).__name__, error)
+            status = "diverged" if isinstance(error, DivergedError) else "error"
+            write_json(folder.failure, {"status": status, "error": type(error).__name__, "message": str(error)})
             raise
     return record
 
@@ -112,6 +117,8 @@ def _condense(
 ) -> None:
     container = build_container(config, real).to(options.device)
     container.chunk_size = options.chunk_size
+    if container.describe():
+        reporter.say(container.describe())
     objective = _prepared_objective(config, real, container, options.device)
     begun = time.perf_counter()
     if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors

@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "record.json"
 
     @property
+    def failure(self) -> Path:
+        """Why the last attempt failed, JSON; gone once the run is done."""
+        return self.path / "failure.json"
+
+    @property
     def trials(self) -> Path:
         """One line of JSON for each evaluation trial."""
         return self.path / "trials.jsonl"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dd_plugins.api.data import DataSpec
 from dd_plugins.api.storage import StorageBudget
-from dd_plugins.errors import SyntheticFileError, UsageError
+from dd_plugins.errors import DataError, SyntheticFileError, UsageError
 
 FORMAT = 1
 KEY = "dd_plugins"
@@ -43,6 +43,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not say what could not be written
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -96,6 +99,6 @@ def read_stored(path: Path) -> tuple[StoredHeader, dict[str, Tensor]]:
             budget=StorageBudget(int(values["budget"]["elements"])),
             counts=tuple(int(count) for count in values["counts"]),
         )
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, DataError, LookupError, TypeError, ValueError) as error:
         raise SyntheticFileError(f"{path}: its header is damaged ({type(error).__name__}: {error})") from None
     return header, tensors

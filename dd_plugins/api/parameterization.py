@@ -139,6 +139,10 @@ class Parameterization(nn.Module, ABC):
         del images, index
         return None
 
+    def describe(self) -> str:
+        """One line about the sizes that were chosen; empty by default."""
+        return ""
+
     def priors(self) -> Sequence[Prior]:
         """Frozen pretrained weights outside the file; none by default."""
         return ()
@@ -146,13 +150,13 @@ class Parameterization(nn.Module, ABC):
     # ---- what everybody calls -----------------------------------------------------------------------------------
 
     @final
-    def decode(self, index: Tensor | None = None) -> Tensor:
+    def decode(self, index: Tensor | None = None, *, for_backward: bool = False) -> Tensor:
         """Decodes images without a graph, in chunks of ``chunk_size``.
-
-        If all fit into one chunk while gradients are enabled, the graph is kept for the :meth:`backward` that follows.
 
         Args:
             index: int64, ``(B,)``; all images by default.
+            for_backward: Whether :meth:`backward` follows for the same images: if all fit into one chunk, the graph is
+                kept for it, and nothing is decoded twice.
 
         Returns:
             Float, ``(B, C, H, W)``, model space, detached.
@@ -160,7 +164,7 @@ class Parameterization(nn.Module, ABC):
         index = self._all() if index is None else index
         chunks = torch.split(index, self.chunk_size or max(len(index), 1))
         self._graph = None
-        if len(chunks) == 1 and torch.is_grad_enabled():
+        if len(chunks) == 1 and for_backward:
             images = self._checked_decode(index)
             self._graph = (index, images)
             return images.detach()
@@ -192,11 +196,14 @@ class Parameterization(nn.Module, ABC):
         Args:
             index: int64, ``(K,)``, strictly ascending; every class must keep one image at least.
         """
-        if (len(index) and (index.diff() <= 0).any()) or not len(index):
-            raise UsageError("Expected the images to keep as a non-empty, strictly ascending index")
+        if not len(index) or (index.diff() <= 0).any() or index[0] < 0 or index[-1] >= len(self.labels):
+            raise UsageError(
+                f"Expected the images to keep as a non-empty, strictly ascending index from 0 to {len(self.labels) - 1}"
+            )
         counts = torch.bincount(self.labels[index], minlength=self.data.num_classes).tolist()
         if min(counts) < 1:
             raise UsageError(f"Class {counts.index(0)} would be left with no image")
+        self._graph = None  # it would lead to the tensors from before
         with torch.no_grad():
             self._keep(index)
         self._set_counts(counts)
@@ -236,7 +243,12 @@ class Parameterization(nn.Module, ABC):
             SyntheticFileError: If the file is truncated, foreign, or its tensors are not those of this class.
         """
         header, tensors = read_stored(path)
-        made = cls(header.data, header.budget, header.config, counts=header.counts)
+        try:
+            made = cls(header.data, header.budget, header.config, counts=header.counts)
+        except UsageError as error:
+            raise SyntheticFileError(
+                f"{path}: {header.plugin} is not stored as {cls.__name__} reads it: {error}"
+            ) from None
         expected = made.state_dict()
         for name in sorted({*expected, *tensors}):
             want, got = (f"{x.dtype} {tuple(x.shape)}" if x is not None else "nothing"

@@ -66,14 +66,15 @@ def class_gradients(
         labels: The classes.
         images: For each of them float ``(n, C, H, W)``.
         metric: Decides which parameters count.
-        strategy: ``vmap`` takes all classes at once and needs equal counts.
+        strategy: ``vmap`` takes all classes at once and needs equal counts; networks with BatchNorm in training mode
+            always take ``loop``.
 
     Returns:
         For each class a list of gradients.
     """
     names, parameters = _counted(network, metric)
-    if _resolve(strategy, images) == "vmap":
-        with torch.no_grad():  # torch.func.grad works in here; without it the weights would hold the graph of all images
+    if _resolve(strategy, network, images) == "vmap":
+        with torch.no_grad():  # or the weights would hold the graph of all images; torch.func.grad works within
             stacked = torch.func.vmap(_gradient(network, names), in_dims=(None, 0, 0))(
                 parameters, torch.stack(list(images)), torch.tensor(labels, device=images[0].device)
             )
@@ -109,7 +110,7 @@ def match_classes(
     """
     names, parameters = _counted(network, metric)
     leaves = [batch.detach().requires_grad_() for batch in images]
-    if _resolve(strategy, images) == "vmap":
+    if _resolve(strategy, network, images) == "vmap":
         count = len(leaves[0])
         classes = torch.tensor(labels)
         augmented = augment(torch.cat(leaves), classes.repeat_interleave(count)).view(
@@ -150,7 +151,9 @@ def _gradient(network: nn.Module, names: list[str]) -> Callable[..., tuple[Tenso
     return gradient
 
 
-def _resolve(strategy: Strategy, images: Sequence[Tensor]) -> str:
+def _resolve(strategy: Strategy, network: nn.Module, images: Sequence[Tensor]) -> str:
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in network.modules()):
+        return "loop"  # running statistics are updated in place, which vmap cannot do
     if strategy != "auto":
         return strategy
     equal = len({len(batch) for batch in images}) == 1

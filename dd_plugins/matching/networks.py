@@ -47,7 +47,8 @@ class TrainedNetwork:
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         for name, parameter in self.network.named_parameters():
             if f"momentum.{name}" in state:
-                self.optimizer.state[parameter]["momentum_buffer"] = state[f"momentum.{name}"].to(parameter.device)
+                buffer = state[f"momentum.{name}"].to(parameter.device, copy=True)  # updated in place later
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.updates = int(state["updates"])
 
 

@@ -71,12 +71,12 @@ class IDC(GradientMatching):
         return chosen.sort().values
 
     def network_for(self, images: Tensor, targets: Tensor, step: int) -> nn.Module:
-        """The next network of the pool; every ``train_every`` steps the last one used is trained on."""
+        """The next network of the pool; every ``train_every`` steps one of them is trained on, each in its turn."""
         del images, targets
         if not self.pool:
             self._fill()
         if step and step % self.config.train_every == 0:
-            self._train_on((step - 1) % len(self.pool))
+            self._train_on((step // self.config.train_every - 1) % len(self.pool))
         network = self.pool[step % len(self.pool)].network
         network.train()
         return network

@@ -13,6 +13,7 @@ Deviations:
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from itertools import pairwise
 from math import cos, pi
 from typing import Any, Literal
@@ -55,6 +56,8 @@ class HMN(Parameterization):
         """G = floor((B - R) / (C s)): what the shared part R leaves of the budget, in instance memories of s floats."""
         wanted = self.config.model_dump(include=set(Sizes.__annotations__))
         self.sizes = find_sizes(self.data, self.budget.elements, wanted)
+        # What is saved names every size, so that a file never depends on how the search works.
+        self.config = self.config.model_copy(update=asdict(self.sizes))
         fitting = self.sizes.images_per_class(self.data, self.budget.elements)
         if fitting < 1:
             needed = self.sizes.shared(self.data) + self.data.num_classes * self.sizes.instance
@@ -114,6 +117,15 @@ class HMN(Parameterization):
             {"params": [self.dataset_memory, self.class_memory, self.instance_memory], "lr": self.config.memory_lr},
             {"params": [p for net in networks for p in net.parameters()], "lr": self.config.network_lr},
         ]
+
+    def describe(self) -> str:
+        """The sizes, and how the budget is shared."""
+        size, shared = self.sizes, self.sizes.shared(self.data)
+        return (
+            f"hmn: grid {size.grid}, channels of m^D {size.dataset_channels}, m^C {size.class_channels}, "
+            f"m^I {size.instance_channels}, f {size.extractor_channels}, decoder {list(size.widths)}; R = {shared} "
+            f"({shared / self.budget.elements:.1%} of the budget), s = {size.instance} an image, G = {min(self.counts)}"
+        )
 
     def _warm_start(self, generator: Generator, real: RealData) -> None:
         """Fits one random real image with every instance: mean squared error, Adam, cosine to zero."""

@@ -1,0 +1,246 @@
+"""The command dd-bench: what it prints, its exit codes, and one line for every mistake."""
+
+import io
+import json
+import re
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import WORDS, command, run, start
+
+from benchmark_adapters.cli.main import app
+from dd_plugins import registry
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    return out, run(out)
+
+
+def _one_line(capsys, *words, code=2):
+    assert command(*words) == code
+    error = capsys.readouterr().err
+    assert error.startswith("dd-bench: ")
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    return error
+
+
+# ---- help and listing ----------------------------------------------------------------------------------------------
+
+
+def test_help_is_instant_and_names_every_subcommand():
+    begun = time.perf_counter()
+    output, error = start("--help").communicate(timeout=60)
+    assert time.perf_counter() - begun < 3  # torch alone takes longer
+    assert not error
+    assert all(name in output for name in (command.name or "" for command in app.registered_commands))
+
+
+@pytest.mark.parametrize("name", [command.name for command in app.registered_commands])
+def test_help_of_a_subcommand_has_examples(name, capsys):
+    assert command(name, "--help") == 0
+    output = capsys.readouterr().out
+    assert f"dd-bench {name}" in output
+    assert "Examples" in output
+
+
+def test_help_of_run_tells_the_precedence(capsys):
+    command("run", "--help")
+    output = " ".join(capsys.readouterr().out.split())
+    assert "built-in defaults < method < --config < flags and --set" in output
+    assert all(f"--{flag}" in output for flag in ("param", "objective", "dataset", "ipc", "seed", "out", "dry-run"))
+
+
+def test_no_arguments_is_help(capsys):
+    command()
+    assert "dd-bench [OPTIONS] COMMAND" in " ".join(capsys.readouterr())
+
+
+def test_list_shows_every_plugin_on_one_line(capsys):
+    assert command("list") == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    installed = [info for kind in registry.KINDS for info in registry.list_plugins(kind)]
+    assert [line.split()[:2] for line in lines] == [[info.kind, info.spec] for info in installed]
+
+
+@pytest.mark.parametrize("kind", ["parameterization", "parameterizations"])
+def test_list_of_a_kind(kind, capsys):
+    assert command("list", kind) == 0
+    rows = [line.split()[:5] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert ["parameterization", "hmn", "dd-plugins", "0.1.0", "ok"] in rows
+    assert {row[0] for row in rows} == {"parameterization"}
+
+
+def test_list_of_nonsense(capsys):
+    assert all(kind in _one_line(capsys, "list", "nonsense") for kind in registry.KINDS)
+
+
+# ---- run -----------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_prints_all_and_makes_nothing(finished, tmp_path, capsys):
+    assert command(*WORDS, "--out", tmp_path / "runs", "--dry-run") == 0
+    output = capsys.readouterr().out
+    assert f"run id: {finished[1]['id']}" in output
+    assert "warm_start_steps: 5" in output
+    assert re.search(rf"all .* {finished[1]['storage']['elements']} ", output)
+    assert re.search(r"budget .* 640 .* 2,560 ", output)
+    assert "steps: 6" in output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_of_a_finished_run_prints_its_scores_again(finished, capsys):
+    out, record = finished
+    assert command(*WORDS, "--out", out) == 0
+    output = capsys.readouterr().out
+    mean = 100 * np.mean(record["scores"][0]["trials"])
+    for text in (f"{mean:.2f} +- ", "(n=2)", "random real", "whole training set", "preview.png"):
+        assert text in output
+
+
+def test_a_class_in_the_current_folder_needs_no_packaging(tmp_path):
+    (tmp_path / "in_the_making.py").write_text("from dd_plugins.parameterizations.pixel import Pixel as Mine\n")
+    words = ["run", "--param", "in_the_making:Mine", "--dry-run", "--device", "cpu"]
+    output, error = start(*words, cwd=tmp_path).communicate(timeout=100)
+    assert "name: in_the_making:Mine" in output, error
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--param", "pixle"], ["unknown parameterization 'pixle'", "did you mean pixel?", "hmn, pixel"]),
+        (["--param", "nowhere/pixel"], ["unknown parameterization 'nowhere/pixel'"]),
+        (["--param", "no_module:Class"], ["no_module:Class", "ModuleNotFoundError"]),
+        (["--objective", "dcc"], ["unknown objective 'dcc'", "dc"]),
+        (["--dataset", "cifar1"], ["unknown dataset 'cifar1'", "cifar10"]),
+        (["--dataset", "digits:3"], ["takes no argument"]),
+        (["--dataset", "folder"], ["needs an argument"]),
+        (["--dataset", "folder:/there/is/none"], ["/there/is/none"]),
+        (["--method", "hmm"], ["unknown method 'hmm'", "hmn"]),
+        (["--protocol", "dsaa"], ["unknown protocol 'dsaa'", "dsa-steps"]),
+        (["--set", "parameterization.memory_rl=1"], ["parameterization.memory_rl", "did you mean memory_lr"]),
+        (["--set", "optimizer.lr=fast"], ["optimizer.lr = 'fast'", "number"]),
+        (["--set", "optimizer.lr"], ["--set optimizer.lr", "KEY=VALUE"]),
+        (["--set", "protocol.network.name=nonet"], ["unknown network 'nonet'"]),
+        (["--ipc", "0"], ["ipc = 0", "greater than or equal to 1"]),
+        (["--steps", "0"], ["steps = 0"]),
+        (["--seed", "-1"], ["seed = -1"]),
+        (["--config", "/there/is/none.yaml"], ["/there/is/none.yaml", "No such file"]),
+        (["--device", "abacus"], ["'abacus'", "cpu or cuda"]),
+        (["--device", "meta"], ["'meta'", "cpu or cuda"]),
+        (["--device", "cuda:99"], ["'cuda:99'", "CUDA device"]),
+    ],
+)
+def test_mistakes_of_run(words, parts, tmp_path, capsys):
+    error = _one_line(capsys, "run", *words, "--out", tmp_path / "runs")
+    assert all(part in error for part in parts), error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(capsys):
+    assert "torch finds no CUDA device here" in _one_line(capsys, "run", "--device", "cuda")
+
+
+def test_a_number_that_is_none(capsys):
+    assert command("run", "--ipc", "many") == 2
+    error = capsys.readouterr().err
+    assert "--ipc" in error
+    assert "Traceback" not in error
+
+
+def test_a_budget_too_small_tells_what_is_needed(capsys):
+    sizes = [
+        "grid=8",
+        "widths=[]",
+        "dataset_channels=4",
+        "class_channels=4",
+        "instance_channels=2",
+        "extractor_channels=3",
+    ]
+    words = [word for size in sizes for word in ("--set", f"parameterization.{size}")]
+    error = _one_line(capsys, "run", "--param", "hmn", "--device", "cpu", *words)
+    # m^D + m^C, f_c: 10 classes of 3 x (4 + 1), D: 9 inputs to one grey channel of 3x3 and a bias; then the images
+    shared = (4 + 10 * 4) * 64 + 10 * 3 * (4 + 1) + (9 * 9 + 1)
+    assert f"needs {shared + 10 * 2 * 64} elements" in error
+    assert "budget is 640" in error
+
+
+def _parquet(folder, contents, labels):
+    folder.mkdir(exist_ok=True)
+    names = {b"huggingface": json.dumps({"info": {"features": {"label": {"names": ["a", "b"]}}}}).encode()}
+    table = pa.table({"image": [{"bytes": content} for content in contents], "label": labels})
+    for split in ("train", "test"):
+        pq.write_table(table.replace_schema_metadata(names), folder / f"{split}.parquet")
+
+
+def _png(value=0):
+    content = io.BytesIO()
+    Image.fromarray(np.full((8, 8), value, dtype=np.uint8)).save(content, format="PNG")
+    return content.getvalue()
+
+
+def test_damaged_parquet_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DD_PLUGINS_CACHE", str(tmp_path / "cache"))
+    words = ["run", "--dataset", f"parquet:{tmp_path / 'set'}", "--device", "cpu", "--out", tmp_path / "runs"]
+    assert "expected train*.parquet" in _one_line(capsys, *words)
+    images = [_png(value) for value in (0, 80, 160, 240)]
+    _parquet(tmp_path / "set", images, [0, 1, 0, 7])
+    assert "labels from 0 to 1 for its 2 class names, but found 7 in row 3" in _one_line(capsys, *words)
+    _parquet(tmp_path / "set", [*images[:3], b"no image"], [0, 1, 0, 1])
+    assert "train.parquet: row 3" in _one_line(capsys, *words)
+    (tmp_path / "set" / "train.parquet").write_bytes(b"PAR1 cut short")
+    assert "truncated, or not a parquet file" in _one_line(capsys, *words)
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- show ----------------------------------------------------------------------------------------------------------
+
+
+def test_show_by_id_beginning_and_folder(finished, capsys, monkeypatch, tmp_path):
+    out, record = finished
+    monkeypatch.chdir(tmp_path)
+    for name, words in ((record["id"], ["--out", out]), (record["id"][:4], ["--out", out]), (out / record["id"], [])):
+        assert command("show", name, *words) == 0
+        output = capsys.readouterr().out
+        assert f"run {record['id']}: hmn + idc (method hmn), seed 0" in output
+        assert record["data"]["fingerprint"] in output
+
+
+def test_show_json_is_the_record(finished, capsys):
+    out, record = finished
+    assert command("show", record["id"], "--json", "--out", out) == 0
+    assert json.loads(capsys.readouterr().out) == record
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "**", "[", "../x"])
+def test_show_of_an_unknown_run_lists_those_there_are(finished, capsys, name):
+    assert finished[1]["id"] in _one_line(capsys, "show", name, "--out", finished[0])
+
+
+def test_show_of_an_unfinished_or_ambiguous_run(tmp_path, capsys):
+    for name in ("aa1", "aa2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("")
+    assert "more than one run begins like 'aa'" in _one_line(capsys, "show", "aa", "--out", tmp_path)
+    assert "the run is not finished" in _one_line(capsys, "show", "aa1", "--out", tmp_path)
+    (tmp_path / "aa1" / "record.json").write_text("{")
+    assert "record.json is not valid JSON" in _one_line(capsys, "show", "aa1", "--out", tmp_path)
+
+
+def test_usage_errors_and_unknown_options(capsys):
+    for words in (["nonsense"], ["run", "--bogus"], ["show"]):
+        assert command(*words) == 2
+        assert "Traceback" not in capsys.readouterr().err

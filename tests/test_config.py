@@ -1,0 +1,230 @@
+"""The configuration of a run: which value wins, what the run id covers, and what is said about mistakes."""
+
+import hashlib
+import json
+
+import pytest
+import yaml
+
+from benchmark_adapters.evaluator import load_protocol
+from benchmark_adapters.runner.config import RunConfig, resolve
+from benchmark_adapters.runner.methods import load_method
+from dd_plugins.api import ConfigError, UsageError
+
+FINGERPRINT = "0123456789abcdef"
+
+
+def _file(tmp_path, text):
+    path = tmp_path / "given.yaml"
+    path.write_text(text)
+    return path
+
+
+def _id(flags=None, assignments=(), config_file=None, fingerprint=FINGERPRINT):
+    return resolve(flags or {}, assignments, config_file).run_id(fingerprint)
+
+
+# ---- which value wins ----------------------------------------------------------------------------------------------
+
+
+def test_precedence_default_method_file_flags(tmp_path):
+    default = RunConfig.model_fields["steps"].default
+    assert default == 1000
+    method = load_method("hmn").values("digits", 1)["steps"]
+    assert method != default
+    file = _file(tmp_path, "steps: 77\nseed: 3\noptimizer: {lr: 0.5}\n")
+    assert resolve({"method": "hmn"}).steps == method
+    assert resolve({"method": "hmn"}, config_file=file).steps == 77
+    assert resolve({"method": "hmn", "steps": 5}, config_file=file).steps == 5
+    mixed = resolve({"method": "hmn"}, ["steps=6", "optimizer.lr=0.25"], file)
+    assert (mixed.steps, mixed.seed, mixed.optimizer.lr) == (6, 3, 0.25)
+    assert mixed.optimizer.schedule == "cosine"  # the method's, left alone by the file
+
+
+def test_flags_that_were_not_given_change_nothing():
+    assert resolve(dict.fromkeys(("method", "dataset", "ipc", "seed", "steps", "protocol"))) == resolve({})
+
+
+def test_a_mapping_is_the_same_as_its_single_values():
+    together = resolve({}, ["optimizer={lr: 0.5, schedule: constant}"])
+    assert together == resolve({}, ["optimizer.lr=0.5", "optimizer.schedule=constant"])
+    assert together.optimizer.name == load_method("hmn").values("digits", 1)["optimizer.name"]
+
+
+@pytest.mark.parametrize("name", ["pixel", "hmn"])
+def test_a_part_by_name_alone(name):
+    for assignment in (
+        f"parameterization={name}",
+        f"parameterization.name={name}",
+        f"parameterization={{name: {name}}}",
+    ):
+        assert resolve({"method": "hmn"}, [assignment]).parameterization.name == name
+
+
+def test_an_exchanged_part_loses_the_settings_of_the_former(tmp_path):
+    file = _file(tmp_path, "parameterization: {name: hmn, memory_lr: 0.5}\nnetwork: {name: convnet, width: 8}\n")
+    kept = resolve({"method": "hmn"}, [], file)
+    assert (kept.parameterization.settings["memory_lr"], kept.network.settings["width"]) == (0.5, 8)
+    swapped = resolve({"method": "hmn", "parameterization": "pixel"}, ["network.name=resnet18"], file)
+    assert "memory_lr" not in swapped.parameterization.settings
+    assert swapped.network.name == "resnet18"
+    assert "width" not in swapped.network.settings
+    assert resolve({"method": "dsa", "objective": "idc"}).objective.name == "idc"  # dsa sets objective.outer
+
+
+def test_an_exchanged_protocol_loses_the_settings_of_the_former(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(resolve({}, ["protocol.train.epochs=5"]).to_yaml())
+    assert resolve({}, config_file=file).protocol.name == "quick[epochs=5]"
+    assert resolve({}, ["protocol.train.lr=0.5"], file).protocol.name == "quick[epochs=5,lr=0.5]"
+    assert resolve({"protocol": "dsa"}, config_file=file).protocol == load_protocol("dsa")
+    assert resolve({"protocol": "dsa"}, ["protocol.trials=2"], file).protocol.name == "dsa[trials=2]"
+
+
+def test_an_exchanged_network_of_the_protocol_loses_the_settings_of_the_former(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(resolve({}, ["protocol.network.width=8"]).to_yaml())
+    protocol = resolve({}, ["protocol.network.name=alexnet"], file).protocol
+    assert (protocol.network.name, protocol.network.settings) == ("alexnet", {})
+    assert protocol.name == "quick[network.name=alexnet]"
+
+
+# ---- mistakes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("assignment", "parts"),
+    [
+        ("parameterization.memory_rl=1", ["parameterization.memory_rl", "memory_lr"]),
+        ("objective.batch_reel=1", ["objective.batch_reel", "batch_real"]),
+        ("network.widht=8", ["network.widht", "width"]),
+        ("optimizer.schedul=cosine", ["optimizer.schedul", "schedule"]),
+        ("protocol.train.epoch=3", ["protocol.train.epoch", "epochs"]),
+        ("protocol.network.widht=3", ["protocol.network.widht", "width"]),
+        ("stepz=3", ["stepz", "steps"]),
+        ("steps.many=3", ["steps.many"]),
+        ("optimizer.lr=fast", ["optimizer.lr", "'fast'", "number"]),
+        ("optimizer.lr=-1", ["optimizer.lr", "-1", "greater than 0"]),
+        ("optimizer.lr=.nan", ["optimizer.lr", "nan", "finite"]),
+        ("optimizer.name=lion", ["optimizer.name", "'lion'", "'adam' or 'sgd'"]),
+        ("parameterization.init=zero", ["parameterization.init", "'zero'", "'real' or 'noise'"]),
+        ("parameterization.widths=wide", ["parameterization.widths", "'wide'"]),
+        ("steps=many", ["steps", "'many'", "integer"]),
+        ("steps=0", ["steps", "0", "greater than or equal to 1"]),
+        ("ipc=0", ["ipc", "0", "greater than or equal to 1"]),
+        ("ipc=1.5", ["ipc", "1.5", "integer"]),
+        ("seed=-1", ["seed", "-1"]),
+        ("optimizer=7", ["optimizer", "7"]),
+        ("protocol.train=7", ["protocol.train", "7"]),
+        ("optimizer.lr", ["--set optimizer.lr", "KEY=VALUE"]),
+        ("=3", ["--set =3", "KEY=VALUE"]),
+        ("optimizer.lr=[1", ["--set optimizer.lr=[1", "YAML"]),
+        ("method=[1]", ["unknown method"]),
+        ("protocol=[1]", ["unknown protocol"]),
+        ("parameterization=[1]", ["parameterization.name", "[1]"]),
+        ("network.name=null", ["network.name", "None"]),
+        ("dataset=null", ["dataset", "None"]),
+    ],
+)
+def test_mistakes_name_path_value_and_what_is_allowed(assignment, parts):
+    with pytest.raises(UsageError) as caught:
+        resolve({"method": "hmn"}, [assignment])
+    message = str(caught.value)
+    assert all(part in message for part in parts), message
+    assert "\n" not in message
+    assert caught.value.exit_code == 2
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError, match=r"steps = 0.*optimizer\.lr = -1"):
+        resolve({}, ["steps=0", "optimizer.lr=-1"])
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "", "just words", "a: [1", "\x00"])
+def test_a_file_that_is_no_configuration(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"given\.yaml"):
+        resolve({}, config_file=_file(tmp_path, text))
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes(b"method: \xff\xfe")
+    for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / "latin.yaml"):
+        with pytest.raises(ConfigError, match=path.name):
+            resolve({}, config_file=path)
+
+
+@pytest.mark.parametrize(("key", "kind"), [("method", "method"), ("protocol", "protocol")])
+def test_unknown_method_and_protocol_list_all_there_are(key, kind):
+    with pytest.raises(UsageError, match=f"unknown {kind} 'nonsense'; there are dc, ") as caught:
+        resolve({key: "nonsense"})
+    assert caught.value.exit_code == 2
+
+
+# ---- the run id ----------------------------------------------------------------------------------------------------
+
+
+def test_run_id_is_a_sha256_of_the_canonical_semantic_config():
+    config = resolve({"method": "hmn"})
+    content = json.loads(config.model_dump_json())
+    for left_out in ("method", "dataset", "protocol"):
+        del content[left_out]
+    content["data"] = FINGERPRINT
+    classes = {
+        "parameterization": "dd_plugins.parameterizations.hmn:HMN",
+        "objective": "dd_plugins.objectives.idc:IDC",
+        "network": "dd_plugins.networks.convnet:ConvNet",
+    }
+    for part, value in classes.items():
+        content[part]["plugin"] = ["dd-plugins", "0.1.0", value]
+    assert config.run_id(FINGERPRINT) == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def test_own_config_file_gives_the_same_run(tmp_path):
+    config = resolve({"method": "dsa", "ipc": 10, "seed": 4}, ["network.width=8", "protocol.train.epochs=5"])
+    again = resolve({}, config_file=_file(tmp_path, config.to_yaml()))
+    assert again == config
+    assert again.run_id(FINGERPRINT) == config.run_id(FINGERPRINT)
+
+
+def test_writing_out_a_default_changes_nothing():
+    assert _id({}, ["objective.network_batch=64", "optimizer.betas=[0.9, 0.99]"]) == _id()
+    assert _id({}, ["optimizer.lr=1e-2"]) == _id({}, ["optimizer.lr=0.01"]) == _id()
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    ["protocol=dc", "protocol.train.epochs=5", "protocol.network.name=alexnet", "protocol.trials=2"],
+)
+def test_the_protocol_is_not_in_the_run_id(assignment):
+    assert _id({}, [assignment]) == _id()
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "seed=1",
+        "steps=7",
+        "ipc=2",
+        "parameterization.memory_lr=0.5",
+        "parameterization.init=noise",
+        "objective.cutmix=0.25",
+        "objective.name=dc",
+        "network.width=8",
+        "network.name=alexnet",
+        "optimizer.momentum=0.25",
+        "optimizer.betas=[0.5, 0.99]",
+    ],
+)
+def test_everything_that_decides_the_images_is_in_the_run_id(assignment):
+    assert _id({}, [assignment]) != _id()
+
+
+def test_data_counts_by_its_fingerprint():
+    assert _id(fingerprint="f" * 16) != _id()
+    base = resolve({"method": "pixel"})
+    assert base.model_copy(update={"dataset": "folder:/elsewhere"}).run_id(FINGERPRINT) == base.run_id(FINGERPRINT)
+
+
+def test_nothing_about_the_machine_is_in_the_configuration():
+    keys = " ".join(yaml.safe_load(resolve({}).to_yaml()))
+    assert not any(word in keys for word in ("device", "chunk", "out", "checkpoint", "worker"))

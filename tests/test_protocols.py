@@ -1,0 +1,63 @@
+"""Protocols and methods that come with the package: all of them load, and changes show."""
+
+import pytest
+
+from benchmark_adapters.evaluator import load_protocol, protocol_names, protocol_values
+from benchmark_adapters.runner.config import resolve
+from benchmark_adapters.runner.methods import choose_method, load_method, method_names
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_every_protocol_loads_under_its_file_name(name):
+    protocol = load_protocol(name)
+    assert (protocol.name, len(protocol.hash)) == (name, 10)
+    assert protocol.summary
+    assert protocol.source
+
+
+@pytest.mark.parametrize("name", [name for name in protocol_names() if name.endswith("-steps")])
+def test_a_step_matched_twin_differs_in_that_alone(name):
+    twin, single = load_protocol(name), load_protocol(name.removesuffix("-steps"))
+    assert twin.train == single.train.model_copy(update={"match_updates": True})
+    assert (twin.network, twin.trials) == (single.network, single.trials)
+    assert not single.train.match_updates
+    assert twin.hash != single.hash
+
+
+def test_a_changed_protocol_tells_it_in_name_and_hash():
+    plain, changed = load_protocol("dsa"), resolve({"protocol": "dsa"}, ["protocol.train.epochs=5"]).protocol
+    assert changed.name == "dsa[epochs=5]"
+    assert changed.hash != plain.hash
+    unchanged = resolve({"protocol": "dsa"}, [f"protocol.train.epochs={protocol_values('dsa')['train']['epochs']}"])
+    assert unchanged.protocol == plain
+    spelled = resolve({"protocol": "dsa"}, ["protocol.train.weight_decay=5e-4"]).protocol
+    assert (spelled.name, spelled.hash) == ("dsa", plain.hash)  # YAML 1.1 reads 5e-4 as a string
+
+
+def test_default_protocol_depends_on_the_data_alone():
+    assert resolve({}).protocol.name == "quick"
+    assert resolve({"dataset": "cifar10"}).protocol.name == "dsa"
+
+
+@pytest.mark.parametrize("ipc", [1, 10, 50])
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_resolves_without_touching_data(name, dataset, ipc, monkeypatch):
+    monkeypatch.setattr("dd_plugins.datasets.load_dataset", lambda *_, **__: pytest.fail("touched data"))
+    config, method = resolve({"method": name, "dataset": dataset, "ipc": ipc}), load_method(name)
+    assert config.method == method.name == name
+    assert (config.parameterization.name, config.objective.name) == (method.parameterization, method.objective)
+    dumped = config.model_dump(mode="json")
+    for key, value in method.values(dataset, ipc).items():
+        found = dumped
+        for part in key.split("."):
+            found = found[part]
+        assert found == value, key
+
+
+def test_parts_choose_the_method_that_comes_closest():
+    assert choose_method(None, None, None).name == "hmn"
+    assert choose_method(None, "pixel", None).name == "pixel"
+    assert choose_method(None, "pixel", "dsa").name == "dsa"
+    assert choose_method(None, "hmn", "dsa").name == "hmn"
+    assert choose_method("dc", "hmn", "idc").name == "dc"

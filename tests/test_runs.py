@@ -1,0 +1,157 @@
+"""A run from its configuration to a scored record: what is kept, and what is not done twice."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import FLAGS, TINY, run
+
+from benchmark_adapters.runner import pipeline
+from benchmark_adapters.runner.config import resolve
+from benchmark_adapters.runner.store import RunFolder, load_stored
+from dd_plugins.api import read_tensors
+from dd_plugins.datasets import load_dataset
+
+
+@pytest.fixture
+def no_condensing(monkeypatch):
+    monkeypatch.setattr(pipeline, "_condense", lambda *_: pytest.fail("condensed again"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run for all tests that only look at it."""
+    out = tmp_path_factory.mktemp("runs")
+    record = run(out)
+    return out, RunFolder(out / record["id"]), record
+
+
+@pytest.fixture
+def done(finished, tmp_path):
+    """A copy of the finished run, to work on."""
+    out = tmp_path / "runs"
+    shutil.copytree(finished[0], out)
+    return out, RunFolder(out / finished[2]["id"]), finished[2]
+
+
+# ---- what a run leaves behind --------------------------------------------------------------------------------------
+
+
+def test_files_and_record(finished):
+    _, folder, record = finished
+    names = {path.name for path in folder.path.iterdir()}
+    assert names >= {"config.yaml", "record.json", "synthetic.safetensors", "trials.jsonl", "log.txt", "preview.png"}
+    assert not folder.checkpoint.exists()
+    assert record == json.loads(folder.record.read_text())
+    assert folder.path.name == record["id"] == resolve(FLAGS, TINY).run_id(record["data"]["fingerprint"])
+    assert resolve({}, config_file=folder.path / "config.yaml") == resolve(FLAGS, TINY)
+    assert (record["status"], record["config"]["steps"], record["condensation"]["steps"]) == ("done", 6, 6)
+    assert len(record["condensation"]["losses"]) == 6
+    assert all(map(math.isfinite, record["condensation"]["losses"]))
+    assert record["plugins"]["parameterization"]["entry_point"] == "dd_plugins.parameterizations.hmn:HMN"
+    assert {"torch", "python", "dd-plugins", "threads"} <= set(record["versions"])
+
+
+def test_storage_in_the_record_is_what_the_file_holds(finished):
+    _, folder, record = finished
+    tensors, _ = read_tensors(folder.synthetic)
+    storage = record["storage"]
+    assert storage["elements"] == sum(t.numel() for t in tensors.values())
+    assert storage["bytes"] == sum(t.numel() * t.element_size() for t in tensors.values())
+    assert storage["budget"] == 1 * 10 * 1 * 8 * 8
+    assert {entry["name"]: tuple(entry["shape"]) for entry in storage["ledger"]} == {
+        name: tuple(t.shape) for name, t in tensors.items()
+    }
+    assert storage["elements"] <= storage["budget"]
+
+
+def test_scores_carry_protocol_and_every_trial(finished):
+    _, folder, record = finished
+    (score,) = record["scores"]
+    protocol = resolve(FLAGS, TINY).protocol
+    assert (score["protocol"], score["protocol_hash"], score["network"]) == (protocol.name, protocol.hash, "convnet")
+    lines = [json.loads(line) for line in folder.trials.read_text().splitlines()]
+    assert [line["score"] for line in lines] == score["trials"]
+    assert [line["trial"] for line in lines] == [0, 1]
+    images = len(load_dataset("digits").test)
+    for value in score["trials"]:
+        assert value * images == pytest.approx(round(value * images), abs=1e-9)  # a count of test images
+
+
+def test_yardsticks_stand_beside_and_are_cached(done, monkeypatch):
+    out, _, record = done
+    subset, whole = record["yardsticks"]
+    assert (subset["name"], subset["elements"], subset["images_per_class"]) == ("random real", 640, [1] * 10)
+    real = load_dataset("digits")
+    assert whole["name"] == "whole training set"
+    assert sum(whole["images_per_class"]) == len(real.train) + len(real.validation)
+    assert len(list((out / "yardsticks").iterdir())) == 2
+    monkeypatch.setattr("benchmark_adapters.runner.scoring.evaluate", lambda *_: pytest.fail("scored again"))
+    assert run(out)["yardsticks"] == record["yardsticks"]
+
+
+def test_preview_opens(finished):
+    with Image.open(finished[1].path / "preview.png") as image:
+        image.load()
+        assert image.width > 2 * 8  # columns of images, classes as rows
+        assert image.height > 10 * 8
+
+
+def test_the_set_is_rebuilt_from_its_file_alone(finished, tmp_path):
+    _, folder, record = finished
+    alone = tmp_path / "elsewhere.safetensors"
+    alone.write_bytes(folder.synthetic.read_bytes())
+    container = load_stored(alone)
+    images = container.decode()
+    assert images.shape == (sum(record["images_per_class"]), 1, 8, 8)
+    assert torch.bincount(container.labels).tolist() == record["images_per_class"]
+    assert torch.equal(images, load_stored(folder.synthetic).decode())
+
+
+# ---- what is not done twice ----------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_only_read(done, no_condensing):
+    out, folder, record = done
+    before = folder.synthetic.stat().st_mtime_ns, folder.trials.read_bytes()
+    assert run(out) == record
+    assert (folder.synthetic.stat().st_mtime_ns, folder.trials.read_bytes()) == before
+
+
+def test_another_protocol_scores_the_same_images(done, no_condensing):
+    out, folder, record = done
+    before = folder.synthetic.stat().st_mtime_ns
+    again = run(out, None, [*TINY, "protocol.train.epochs=3"])
+    assert again["id"] == record["id"]
+    assert [score["protocol"] for score in again["scores"]] == [
+        record["scores"][0]["protocol"],
+        resolve(FLAGS, [*TINY, "protocol.train.epochs=3"]).protocol.name,
+    ]
+    assert again["scores"][0] == record["scores"][0]
+    assert folder.synthetic.stat().st_mtime_ns == before
+
+
+def test_more_trials_keep_the_ones_that_are_done(done, no_condensing):
+    out, folder, record = done
+    again = run(out, None, [*TINY, "protocol.trials=3"])
+    (score,) = again["scores"]
+    assert score["trials"][:2] == record["scores"][0]["trials"]
+    assert len(folder.trials.read_text().splitlines()) == len(score["trials"]) == 3
+
+
+def test_the_same_run_elsewhere_is_bit_identical(finished, tmp_path):
+    _, folder, record = finished
+    again = run(tmp_path, checkpoint_seconds=0.0, chunk_size=None)
+    assert (tmp_path / record["id"] / "synthetic.safetensors").read_bytes() == folder.synthetic.read_bytes()
+    assert again["scores"][0]["trials"] == record["scores"][0]["trials"]
+
+
+def test_a_torn_line_of_trials_is_scored_again(done):
+    out, folder, record = done
+    folder.record.unlink()
+    content = folder.trials.read_bytes()
+    folder.trials.write_bytes(content[: content.index(b"\n") + 12])
+    assert run(out)["scores"][0]["trials"] == record["scores"][0]["trials"]

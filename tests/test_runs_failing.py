@@ -1,0 +1,209 @@
+"""What a run refuses, and what is left when it fails."""
+
+import errno
+import json
+import math
+import os
+import resource
+
+import pytest
+import torch
+from tiny_runs import FLAGS, OBJECTIVE, PARTS, PROTOCOL, TINY, WORDS, command, run, start
+
+from benchmark_adapters.runner.config import resolve
+from benchmark_adapters.runner.store import RunFolder
+from dd_plugins.api import (
+    DifferentiableObjective,
+    DivergedError,
+    Match,
+    MatchingObjective,
+    ResumeMismatch,
+    RunLocked,
+    StorageBudgetExceeded,
+    read_stored,
+    read_tensors,
+)
+from dd_plugins.api.files import write_stored
+from dd_plugins.datasets import load_dataset
+from dd_plugins.parameterizations.pixel import Pixel
+
+
+class NanAtThree(DifferentiableObjective):
+    """Diverges at step 3."""
+
+    def loss(self, images, targets, step):
+        return images.square().mean() * (math.nan if step == 3 else 1)
+
+
+class InfiniteGradient(MatchingObjective):
+    """A finite loss whose gradient is not."""
+
+    def match(self, images, targets, step):
+        return Match(images.mean(), torch.full_like(images, math.inf if step == 2 else 0.0))
+
+
+class Faulty(DifferentiableObjective):
+    """Raises an error of its own."""
+
+    def loss(self, images, targets, step):
+        raise ZeroDivisionError("a plugin's own fault")
+
+
+class Breaks(Pixel):
+    """Becomes infinite behind the last step, where no loss tells."""
+
+    calls = 0
+
+    def project(self):
+        Breaks.calls += 1
+        with torch.no_grad():
+            self.images[0, 0, 0, 0] = math.inf if Breaks.calls == 6 else 0
+
+
+class Replaces(Pixel):
+    """Allocates anew in reset."""
+
+    def reset(self, generator, real):
+        super().reset(generator, real)
+        self.images = torch.nn.Parameter(self.images.detach().clone())
+
+
+def _own(cls):
+    return f"{__name__}:{cls.__name__}"
+
+
+@pytest.fixture
+def done(tmp_path):
+    record = run(tmp_path)
+    return tmp_path, RunFolder(tmp_path / record["id"]), record
+
+
+@pytest.mark.parametrize("claimed", [640, 1280])
+def test_a_file_over_its_budget_is_refused_whatever_its_header_claims(done, claimed, capsys):
+    out, folder, _ = done
+    header, _ = read_stored(folder.synthetic)
+    made = type(header)("pixel", {}, header.data, type(header.budget)(claimed), (2,) * 10)
+    write_stored(folder.synthetic, {"images": torch.zeros(20, 1, 8, 8)}, made)
+    expected = r"stores 1280 elements in 5120 bytes, but the budget is 640 elements in 2560 bytes \(\+640 elements\)"
+    with pytest.raises(StorageBudgetExceeded, match=expected):
+        run(out)
+    assert command("eval", folder.path.name, "--out", out) == 1
+    assert "budget is 640 elements" in capsys.readouterr().err
+
+
+def test_two_processes_in_one_folder(done, capsys):
+    out, folder, _ = done
+    with folder.locked():
+        with pytest.raises(RunLocked, match="in use by another process"):
+            run(out)
+        assert command("eval", folder.path, "--out", out) == 2
+        assert "in use by another process" in capsys.readouterr().err
+    assert run(out)["status"] == "done"
+
+
+def test_checkpoint_of_another_run(tmp_path):
+    with pytest.raises(DivergedError):
+        run(tmp_path, {"objective": _own(NanAtThree)}, [*PARTS, *PROTOCOL])
+    (left,) = tmp_path.glob("*/condense.safetensors")
+    other = tmp_path / resolve(FLAGS, TINY).run_id(load_dataset("digits").spec.fingerprint)
+    other.mkdir()
+    (other / left.name).write_bytes(left.read_bytes())
+    with pytest.raises(ResumeMismatch, match=f"belongs to run {left.parent.name}, not to {other.name}"):
+        run(tmp_path)
+    (other / left.name).write_bytes(left.read_bytes()[:-9])
+    with pytest.raises(ResumeMismatch, match="is damaged; remove it to begin again"):
+        run(tmp_path)
+
+
+def test_nan_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path, capsys):
+    words = ["--objective", _own(NanAtThree), "--steps", 6, *(f"--set={text}" for text in [*PARTS, *PROTOCOL])]
+    assert command("run", *words, "--out", tmp_path, "--checkpoint-seconds", 0, "--device", "cpu") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("dd-bench: NaN or infinite loss at step 3 (last finite loss: ")
+    assert message.count("\n") == 1
+    (checkpoint,) = tmp_path.glob("*/condense.safetensors")
+    assert str(checkpoint) in message
+    tensors, metadata = read_tensors(checkpoint)
+    assert json.loads(metadata["dd_plugins.checkpoint"])["step"] == 3
+    assert all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())
+    assert not (checkpoint.parent / "synthetic.safetensors").exists()
+    assert "NaN or infinite loss at step 3" in (checkpoint.parent / "log.txt").read_text()
+
+
+def test_an_infinite_gradient_stops_too(tmp_path):
+    with pytest.raises(DivergedError, match="step 2"):
+        run(tmp_path, {"objective": _own(InfiniteGradient)}, [*PARTS, *PROTOCOL])
+
+
+def test_what_breaks_behind_the_last_step_is_not_stored(tmp_path):
+    Breaks.calls = 0
+    with pytest.raises(DivergedError, match=r"in images behind step 5"):
+        run(tmp_path, {"parameterization": _own(Breaks)}, [*PARTS[:1], *OBJECTIVE, *PROTOCOL])
+    assert not list(tmp_path.glob("*/synthetic.safetensors"))
+
+
+def test_a_container_that_allocates_in_reset_is_learned(tmp_path):
+    settings = [*PARTS[:1], *OBJECTIVE, *PROTOCOL]
+    runs = [run(tmp_path, {"parameterization": name}, settings)["id"] for name in (_own(Replaces), "pixel")]
+    first, second = (read_tensors(tmp_path / name / "synthetic.safetensors")[0]["images"] for name in runs)
+    assert torch.equal(first, second)
+
+
+def test_a_plugins_own_fault_keeps_its_traceback_and_names_the_plugin(tmp_path):
+    with pytest.raises(ZeroDivisionError) as caught:
+        run(tmp_path, {"objective": _own(Faulty)}, [*PARTS, *PROTOCOL])
+    assert any(_own(Faulty) in note for note in caught.value.__notes__)
+    assert caught.traceback[-1].name == "loss"
+
+
+# ---- no room left --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("good", [2, 4, 7])
+def test_no_space_left_keeps_the_checkpoint_before(tmp_path, capsys, monkeypatch, good):
+    reference, _ = run(tmp_path / "reference"), capsys.readouterr()
+    real_fsync, written = os.fsync, []
+
+    def fsync(descriptor):
+        written.append(descriptor)
+        if len(written) > good:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real_fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        assert command(*WORDS, "--checkpoint-seconds", 0, "--out", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("dd-bench: ")
+    assert "No space left on device" in error
+    assert error.count("\n") == 1
+    (checkpoint,) = tmp_path.glob("*/condense.safetensors")
+    assert (
+        json.loads(read_tensors(checkpoint)[1]["dd_plugins.checkpoint"])["step"] == good - 2
+    )  # config.yaml, then step 0
+    assert not list(checkpoint.parent.glob(".*.tmp"))
+    again = run(tmp_path)
+    name = f"{reference['id']}/synthetic.safetensors"
+    assert (tmp_path / name).read_bytes() == (tmp_path / "reference" / name).read_bytes()
+    assert again["scores"][0]["trials"] == reference["scores"][0]["trials"]
+
+
+@pytest.mark.parametrize("limit", [100, 4000])
+def test_a_process_that_may_not_write_more_says_so_in_one_line(tmp_path, limit):
+    process = start(
+        *WORDS, "--out", tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1, error
+    assert error.startswith("dd-bench: ")
+    assert error.endswith(f"{'config.yaml' if limit == 100 else 'condense.safetensors'}: File too large\n")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("*/*.safetensors"))
+
+
+def test_a_folder_of_runs_that_is_a_file(tmp_path, capsys):
+    (tmp_path / "runs").write_text("")
+    assert command(*WORDS, "--out", tmp_path / "runs") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"dd-bench: {tmp_path / 'runs'}")
+    assert error.count("\n") == 1
