@@ -21,7 +21,9 @@ HEADER = (
 def committed_records() -> list[dict[str, Any]]:
     """The records that come with the package: those behind the README's tables."""
     folder = files("benchmark_adapters") / "records"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json"))
+    names = sorted(
+        entry.name for entry in (folder.iterdir() if folder.is_dir() else ()) if entry.name.endswith(".json")
+    )
     return [json.loads((folder / name).read_text(encoding="utf-8")) for name in names]
 
 
