@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field
@@ -17,7 +17,10 @@ from dd_plugins import registry
 from dd_plugins.api import PluginConfig, SyntheticSet, UsageError, parse_config
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import seed_for
-from dd_plugins.training import TrainConfig, accuracy, train_networks
+from dd_plugins.training import TrainConfig, accuracy, networks_at_once, train_networks
+
+# Part of every protocol's hash; to be raised with any change of evaluator, training or networks that moves a number.
+VERSION = 1
 
 
 class PartConfig(PluginConfig):
@@ -41,6 +44,9 @@ class Protocol(PluginConfig):
     source: str = ""
     network: PartConfig = Field(default_factory=lambda: PartConfig(name="convnet"))
     train: TrainConfig = TrainConfig()
+    split: Literal["test", "validation"] = Field(
+        "test", description="images that accuracy is measured on; whatever is chosen is chosen on validation"
+    )
     trials: int = Field(5, ge=1, description="fresh networks trained on the set")
 
     @property
@@ -48,7 +54,12 @@ class Protocol(PluginConfig):
         """Ten hexadecimal digits of what decides a trial's number: network and training, defaults included."""
         cls = registry.load("network", self.network.name)
         network = parse_config(cls.Config, self.network.settings, "protocol.network").model_dump(mode="json")
-        content = {"network": {"name": self.network.name, **network}, "train": self.train.model_dump(mode="json")}
+        content = {
+            "version": VERSION,
+            "network": {"name": self.network.name, **network},
+            "train": self.train.model_dump(mode="json"),
+            "split": self.split,
+        }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -85,16 +96,16 @@ def evaluate(synthetic: SyntheticSet, protocol: Protocol, cell: Cell, context: S
     """Trains fresh networks on a synthetic set and tests each once, behind its last epoch.
 
     Trial k of every method starts from the same weights and sees batches in the same order, so that comparisons are
-    paired. On a GPU all trials are trained at once.
+    paired. Trials are trained together where that pays: all of them on a GPU, as many as threads for small batches.
 
     Returns:
         Test accuracies, fractions between 0 and 1, one a trial.
     """
     known = dict(context.known)
     missing = [trial for trial in range(protocol.trials) if trial not in known]
-    at_once = len(missing) if context.device.type == "cuda" else 1
     images, targets = synthetic.images.to(context.device), synthetic.targets.to(context.device)
-    for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once or 1)):
+    at_once = networks_at_once(images, targets, protocol.train)
+    for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
         networks = [
             build_network(
                 protocol.network.name,
@@ -122,7 +133,7 @@ def evaluate(synthetic: SyntheticSet, protocol: Protocol, cell: Cell, context: S
             budget_images=cell.ipc * synthetic.data.num_classes,
             on_update=report,
         )
-        test = context.real.test
+        test = context.real.test if protocol.split == "test" else context.real.validation
         for trial, network in zip(group, networks, strict=True):
             known[trial] = accuracy(network, test.images, test.labels)
             if context.on_trial:

@@ -9,8 +9,12 @@ Deviations:
 
 from __future__ import annotations
 
+import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,8 +26,13 @@ from dd_plugins.api import DataSpec, PluginConfig
 from dd_plugins.augmentation import Augmentation, CutMix, cutmix, default_strategy
 from dd_plugins.seeds import make_generator, seed_for
 
-Strategy = Literal["auto", "sequential", "stacked"]
+Strategy = Literal["auto", "sequential", "side-by-side", "stacked"]
+Prepare = Callable[[Tensor, Generator], CutMix]
 Images = Tensor | Callable[[Tensor], Tensor]  # a tensor of all images, or a function from rows to images
+
+
+# Numbers in a batch up to which operations are too small for two threads to share.
+SMALL_BATCH = 65_536
 
 
 class TrainConfig(PluginConfig):
@@ -105,37 +114,45 @@ def train_networks(
         seeds: One for each network: decides batch order and augmentation.
         budget_images: Images that plain pixels of the same budget would hold, for ``match_updates``.
         strategy: ``stacked`` trains all at once with stacked parameters, which pays on a GPU; not for networks with
-            buffers such as BatchNorm's. The accuracies are those of ``sequential`` to rounding.
+            buffers such as BatchNorm's. ``side-by-side`` gives each network a thread of its own, which pays on the CPU
+            where batches are small. The accuracies are those of ``sequential`` to rounding.
         on_update: Called with (updates done, updates in all) of all networks together.
     """
     if len(networks) != len(seeds):
         raise ValueError(f"Expected one seed for each of {len(networks)} networks, but got {len(seeds)}")
     plan = Plan.of(config, len(targets), budget_images)
     augment = build_augmentation(config, data)
-    batches = [_batches(plan, len(targets), config, seed) for seed in seeds]
-    total = plan.total * len(networks)
-    if _resolve(strategy, networks) == "stacked":
-        stepper = _StackedStep(networks, config)
-        for update, rows in enumerate(zip(*batches, strict=True)):
-            _schedule(stepper.optimizer, plan, config, update)
-            mixed = [_prepare(images, targets, batch, augment, config, generator) for batch, generator in rows]
-            stepper(mixed)
-            if on_update:
-                on_update((update + 1) * len(networks), total)
-        stepper.write_back(networks)
-        return
-    for position, (network, sequence) in enumerate(zip(networks, batches, strict=True)):
-        network.train()
-        optimizer = _sgd(network.parameters(), config)
-        for update, (batch, generator) in enumerate(sequence):
-            _schedule(optimizer, plan, config, update)
-            mixed_batch = _prepare(images, targets, batch, augment, config, generator)
-            loss = mixed_batch.cross_entropy(network(mixed_batch.images))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if on_update:
-                on_update(position * plan.total + update + 1, total)
+    runs = [
+        _Training(network, _batches(plan, len(targets), config, seed))
+        for network, seed in zip(networks, seeds, strict=True)
+    ]
+    done, total = itertools.count(1), plan.total * len(networks)
+
+    def prepare(rows: Tensor, generator: Generator) -> CutMix:
+        return _prepare(images, targets, rows, augment, config, generator)
+
+    def note() -> None:
+        count = next(done)  # atomic: networks may be trained side by side
+        if on_update:
+            on_update(count, total)
+
+    resolved = _resolve(strategy, networks, images, targets, config)
+    if resolved == "stacked":
+        _train_stacked(runs, plan, config, prepare, note)
+    elif resolved == "side-by-side":
+        workers = torch.get_num_threads()
+        with _one_thread_each(), ThreadPoolExecutor(workers) as pool:
+            list(pool.map(lambda training: _train_one(training, plan, config, prepare, note), runs))
+    else:
+        for training in runs:
+            _train_one(training, plan, config, prepare, note)
+
+
+def networks_at_once(images: Images, targets: Tensor, config: TrainConfig) -> int:
+    """How many networks are best trained together: any number on a GPU, as many as threads where batches are small."""
+    if targets.is_cuda:
+        return sys.maxsize
+    return torch.get_num_threads() if _small(images, targets, config) else 1
 
 
 @torch.no_grad()
@@ -183,40 +200,83 @@ def _schedule(optimizer: torch.optim.Optimizer, plan: Plan, config: TrainConfig,
             optimizer.state.clear()
 
 
-class _StackedStep:
-    """One SGD update of many networks: parameters stacked, forward and backward under ``vmap``."""
+@dataclass
+class _Training:
+    """A network and the batches it will see."""
 
-    def __init__(self, networks: Sequence[nn.Module], config: TrainConfig) -> None:
-        self.base = networks[0].train()
-        stacked, _ = torch.func.stack_module_state(list(networks))
-        self.names = list(stacked)
-        self.parameters = [stacked[name].detach().requires_grad_() for name in self.names]
-        self.optimizer = _sgd(self.parameters, config)
-        self._logits = torch.func.vmap(self._forward)
+    network: nn.Module
+    batches: Iterator[tuple[Tensor, Generator]]
 
-    def _forward(self, parameters: list[Tensor], batch: Tensor) -> Tensor:
-        named = dict(zip(self.names, parameters, strict=True))
-        logits: Tensor = torch.func.functional_call(self.base, named, (batch,))
-        return logits
 
-    def __call__(self, batches: Sequence[CutMix]) -> None:
-        logits = self._logits(self.parameters, torch.stack([batch.images for batch in batches]))
+def _train_one(
+    training: _Training, plan: Plan, config: TrainConfig, prepare: Prepare, note: Callable[[], None]
+) -> None:
+    network = training.network.train()
+    optimizer = _sgd(network.parameters(), config)
+    for update, (rows, generator) in enumerate(training.batches):
+        _schedule(optimizer, plan, config, update)
+        batch = prepare(rows, generator)
+        loss = batch.cross_entropy(network(batch.images))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        note()
+
+
+def _train_stacked(
+    runs: Sequence[_Training], plan: Plan, config: TrainConfig, prepare: Prepare, note: Callable[[], None]
+) -> None:
+    """One SGD update of all networks at a time: parameters stacked, forward and backward under ``vmap``."""
+    networks = [training.network.train() for training in runs]
+    base, (stacked, _) = networks[0], torch.func.stack_module_state(networks)
+    names, parameters = list(stacked), [value.detach().requires_grad_() for value in stacked.values()]
+    optimizer = _sgd(parameters, config)
+
+    def forward(own: list[Tensor], batch: Tensor) -> Tensor:
+        return torch.func.functional_call(base, dict(zip(names, own, strict=True)), (batch,))
+
+    for update, rows in enumerate(zip(*(training.batches for training in runs), strict=True)):
+        _schedule(optimizer, plan, config, update)
+        batches = [prepare(*own) for own in rows]
+        logits = torch.func.vmap(forward)(parameters, torch.stack([batch.images for batch in batches]))
         # Each network's own mean loss; their sum keeps the gradients apart.
         loss = torch.stack([b.cross_entropy(z) for b, z in zip(batches, logits, strict=True)]).sum()
-        self.optimizer.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
-
-    @torch.no_grad()
-    def write_back(self, networks: Sequence[nn.Module]) -> None:
+        optimizer.step()
+        for _ in runs:
+            note()
+    with torch.no_grad():
         for position, network in enumerate(networks):
-            for name, parameter in network.named_parameters():
-                parameter.copy_(self.parameters[self.names.index(name)][position])
+            for parameter, (_, own) in zip(parameters, network.named_parameters(), strict=True):
+                own.copy_(parameter[position])
 
 
-def _resolve(strategy: Strategy, networks: Sequence[nn.Module]) -> str:
-    stackable = len(networks) > 1 and not any(True for _ in networks[0].buffers())
-    if strategy == "auto":
-        on_gpu = next(networks[0].parameters()).is_cuda
-        return "stacked" if on_gpu and stackable else "sequential"
-    return strategy if stackable else "sequential"
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Networks that are trained side by side take one thread each, however many there are: results stay the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _small(images: Images, targets: Tensor, config: TrainConfig) -> bool:
+    return isinstance(images, Tensor) and min(len(targets), config.batch_size) * images[0].numel() <= SMALL_BATCH
+
+
+def _resolve(
+    strategy: Strategy, networks: Sequence[nn.Module], images: Images, targets: Tensor, config: TrainConfig
+) -> Strategy:
+    # BatchNorm's buffers are updated in place, and dropout draws from the global generator: vmap does neither.
+    dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) for module in networks[0].modules())
+    stackable = len(networks) > 1 and not dropout and not any(True for _ in networks[0].buffers())
+    if strategy == "stacked" and not stackable:
+        return "sequential"
+    if strategy != "auto":
+        return strategy
+    if targets.is_cuda:
+        return "stacked" if stackable else "sequential"
+    return "side-by-side" if _small(images, targets, config) else "sequential"

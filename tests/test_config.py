@@ -166,9 +166,9 @@ def test_unknown_method_and_protocol_list_all_there_are(key, kind):
 def test_run_id_is_a_sha256_of_the_canonical_semantic_config():
     config = resolve({"method": "hmn"})
     content = json.loads(config.model_dump_json())
-    for left_out in ("method", "dataset", "protocol"):
+    for left_out in ("method", "dataset", "data", "protocol"):
         del content[left_out]
-    content["data"] = FINGERPRINT
+    content["fingerprint"] = FINGERPRINT
     classes = {
         "parameterization": "dd_plugins.parameterizations.hmn:HMN",
         "objective": "dd_plugins.objectives.idc:IDC",

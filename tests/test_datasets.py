@@ -255,7 +255,7 @@ def test_unknown_names_and_arguments(tmp_path):
         load("folder", tmp_path)
     with pytest.raises(UsageError, match="'digits' takes no argument, but got 'x'"):
         load("digits:x", tmp_path)
-    with pytest.raises(UsageError, match=r"unknown configuration key dataset\S*\.sise; did you mean size"):
+    with pytest.raises(UsageError, match=r"unknown configuration key data\.sise; did you mean size"):
         load("folder:x", tmp_path, config={"sise": 3})
 
 
@@ -314,7 +314,7 @@ def test_mixed_sizes_need_the_setting_size(tmp_path):
     folder = write_both(tmp_path)
     odd = folder / "train" / "bee" / "999.png"
     Image.fromarray(make_images(1, 5, (20, 10, 3))[0]).save(odd)
-    with pytest.raises(DataError, match=r"999.png: expected 8x8 pixels .*000.png, but found 10x20; .* `size`"):
+    with pytest.raises(DataError, match=r"999.png: expected 8x8 pixels .*000.png, but found 10x20; --set data.size=N"):
         load(f"folder:{folder}", tmp_path)
     real = load(f"folder:{folder}", tmp_path, config={"size": 6, "mirror": False})
     assert real.spec.image_shape == (3, 6, 6)

@@ -155,26 +155,26 @@ def test_networks_with_buffers_fall_back_to_sequential():
     assert int(one[0].features[0][1].num_batches_tracked) == 8 * 3
 
 
-@pytest.mark.parametrize("strategy", ["sequential", "stacked"])
+@pytest.mark.parametrize("strategy", ["sequential", "side-by-side", "stacked"])
 def test_neighbours_change_nothing(strategy):
     images, targets = make_images(20)
     together = train(make_networks(3), images, targets, RECIPES["dsa"], seeds=[3, 4, 5], strategy=strategy)
     alone = train(make_networks(3)[1:2], images, targets, RECIPES["dsa"], seeds=[4], strategy=strategy)
     pair = train(make_networks(3)[1:], images, targets, RECIPES["dsa"], seeds=[4, 5], strategy=strategy)
     other = train(make_networks(3)[1:2], images, targets, RECIPES["dsa"], seeds=[6], strategy=strategy)
-    tolerance = 0 if strategy == "sequential" else 1e-4
+    tolerance = 1e-4 if strategy == "stacked" else 0
     torch.testing.assert_close(weights(together[1]), weights(alone[0]), atol=tolerance, rtol=0)
     torch.testing.assert_close(weights(together[1]), weights(pair[0]), atol=tolerance, rtol=0)
     assert (weights(other[0]) - weights(alone[0])).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("strategy", "unit"), [("sequential", 1), ("stacked", 2)])
-def test_updates_are_reported(strategy, unit):
+@pytest.mark.parametrize("strategy", ["sequential", "side-by-side", "stacked"])
+def test_updates_are_reported(strategy):
     images, targets = make_images(20)
     calls, before = [], torch.get_rng_state()
     config = TrainConfig(epochs=3, batch_size=8)
     train(make_networks(2), images, targets, config, strategy=strategy, on_update=lambda *c: calls.append(c))
-    assert calls == [(k, 18) for k in range(unit, 19, unit)]
+    assert calls == [(k, 18) for k in range(1, 19)]
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -22,5 +22,10 @@ def table(
     """Print records as one Markdown table, repetitions put together, condensations and trials counted apart."""
     from benchmark_adapters.report.summary import committed_records, markdown, read_records, rows
 
-    found = read_records(records) if records else committed_records()
+    # A shell's runs/*/ also brings folders that are no runs, and runs that have no result yet.
+    chosen = [path for path in records or [] if not path.is_dir() or (path / "record.json").is_file()]
+    for path in set(records or []) - set(chosen):
+        if (path / "config.yaml").is_file():
+            typer.echo(f"{path}: not finished, left out", err=True)
+    found = read_records(chosen) if records else committed_records()
     typer.echo(markdown(rows(found)))

@@ -156,7 +156,7 @@ class Condensation:
             return False
         tensors, notes = found
         self.step, self.seconds = int(notes["step"]), float(notes["seconds"])
-        self._enter(self._stage_at(min(self.step, self.steps - 1)))
+        self._enter(self._stage_at(max(self.step - 1, 0)))  # the stage whose optimizer was saved
         self.parameterization.load_state_dict(_under("container.", tensors))
         self.objective.load_state_dict(_under("objective.", tensors))
         saved = self.optimizer.state_dict()

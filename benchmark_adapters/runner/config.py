@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -20,13 +20,16 @@ PARTS = {"parameterization": "parameterization", "objective": "objective", "netw
 QUICK = ("digits",)  # data sets whose default protocol is the short one
 
 
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(PluginConfig):
     """The optimizer of the stored tensors; a container may set learning rates of its own."""
 
     name: Literal["adam", "sgd"] = Field("adam", description="Adam, or SGD with momentum")
     lr: float = Field(0.01, gt=0, description="learning rate")
     momentum: float = Field(0.5, ge=0, lt=1, description="momentum of SGD")
-    betas: tuple[float, float] = Field((0.9, 0.99), description="decay rates of Adam")
+    betas: tuple[Rate, Rate] = Field((0.9, 0.99), description="decay rates of Adam")
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over all steps")
 
 
@@ -38,6 +41,7 @@ class RunConfig(PluginConfig):
     objective: PartConfig
     network: PartConfig = Field(default_factory=lambda: PartConfig(name="convnet"))
     dataset: str = "digits"
+    data: dict[str, Any] = Field({}, description="settings of the data set, such as data.size for folders")
     ipc: int = Field(1, ge=1, description="budget in images per class")
     steps: int = Field(1000, ge=1, description="matching steps")
     seed: int = Field(0, ge=0, description="seed of the condensation; evaluation has its own")
@@ -49,8 +53,8 @@ class RunConfig(PluginConfig):
 
         The protocol is left out: another protocol scores the same images. The data set counts by its ``fingerprint``.
         """
-        content = self.model_dump(mode="json", exclude={"method", "dataset", "protocol"})
-        content["data"] = fingerprint
+        content = self.model_dump(mode="json", exclude={"method", "dataset", "data", "protocol"})
+        content["fingerprint"] = fingerprint
         for part, kind in PARTS.items():
             info = registry.find(kind, getattr(self, part).name)
             content[part]["plugin"] = [info.distribution, info.version, info.value]

@@ -82,11 +82,12 @@ def choose_method(method: str | None, parameterization: str | None, objective: s
         return load_method(str(parameterization))
     known = [load_method(name) for name in method_names()]
 
-    def closeness(candidate: Method) -> tuple[bool, bool, bool]:
+    def closeness(candidate: Method) -> tuple[bool, ...]:
         return (
             candidate.parameterization == parameterization,
             candidate.objective == objective,
-            candidate.name == (parameterization or "hmn"),
+            candidate.name == parameterization,
+            candidate.name == "hmn",
         )
 
     return max(known, key=closeness)

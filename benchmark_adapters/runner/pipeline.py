@@ -16,7 +16,7 @@ from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.runner.condense import Condensation
 from benchmark_adapters.runner.config import PARTS, RunConfig
 from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.scoring import add_score, score_set, yardsticks
+from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RunFolder, load_stored, read_json, write_json
 from benchmark_adapters.runner.system import interruptible, peak_memory_mib, versions
 from dd_plugins import registry
@@ -34,6 +34,7 @@ from dd_plugins.api import (
 from dd_plugins.datasets import load_dataset
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
+from dd_plugins.training import build_augmentation
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Interrupted(Exception):
 
 def load_real(config: RunConfig, options: Options) -> RealData:
     """The data set of a run, on its device."""
-    return load_dataset(config.dataset, options.data_root, options.device)
+    return load_dataset(config.dataset, options.data_root, options.device, config=config.data)
 
 
 def build_container(config: RunConfig, real: RealData) -> Parameterization:
@@ -81,13 +82,15 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
         write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
         reporter.say(f"run {run_id} in {folder.path}")
         try:
+            _check_protocol(config, real)
             if "condense" not in folder.stages() or not folder.synthetic.exists():
                 _condense(config, real, options, reporter, run_id, folder)
             record = _record(config, real, run_id, folder)
             synthetic = reload(folder, config, real, options)
             record = score_set(synthetic, config.protocol, config.ipc, record, folder, real, options.device, reporter)
+            write_json(folder.record, record)
             found = yardsticks(config, real, options.out, options.device, reporter, options.full_data)
-            record["yardsticks"] = _merged(record["yardsticks"], found)
+            record["yardsticks"] = merged(record["yardsticks"], found)
             record["status"] = "done"
             write_json(folder.record, record)
             folder.failure.unlink(missing_ok=True)
@@ -97,6 +100,13 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
             write_json(folder.failure, {"status": status, "error": type(error).__name__, "message": str(error)})
             raise
     return record
+
+
+def _check_protocol(config: RunConfig, real: RealData) -> None:
+    """Finds what is wrong with the scoring before hours are spent on the condensation."""
+    build_augmentation(config.protocol.train, real.spec)
+    network = config.protocol.network
+    build_network(network.name, real.spec.image_shape, real.spec.num_classes, network.settings, seed=0)
 
 
 def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Options) -> SyntheticSet:
@@ -195,13 +205,6 @@ def _record(config: RunConfig, real: RealData, run_id: str, folder: RunFolder) -
         "scores": [],
         "yardsticks": [],
     }
-
-
-def _merged(known: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    merged = list(known)
-    for entry in found:
-        add_score(merged, entry)
-    return merged
 
 
 def _thinned(losses: list[float], points: int = 200) -> list[float]:

@@ -14,7 +14,7 @@ from benchmark_adapters.runner.config import RunConfig, flatten, resolve
 from benchmark_adapters.runner.find import find_run, read_record
 from benchmark_adapters.runner.pipeline import Options
 from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.scoring import score_set, yardsticks
+from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RunFolder, load_stored, read_json, write_json
 from dd_plugins.api import DataError, Parameterization, RealData, StorageBudget, SyntheticSet, UsageError
 from dd_plugins.datasets import load_dataset
@@ -55,7 +55,9 @@ def rescore(
         ipc, made_under = record["config"]["ipc"], record["config"]["protocol"]
     container.storage().enforce(StorageBudget.for_ipc(container.data, ipc), stored)
     container.to(options.device)
-    real = _same_data(load_dataset(spec, options.data_root, options.device), container, spec)
+    settings = {} if dataset else record.get("config", {}).get("data", {})
+    loaded = load_dataset(spec, options.data_root, options.device, config=settings)
+    real = _same_data(loaded, container, spec)
     with torch.no_grad():
         synthetic = SyntheticSet(record["name"], real.spec, container.decode(), container.labels, container.storage())
     wanted = []
@@ -63,10 +65,10 @@ def rescore(
         record = read_json(folder.record) or record  # what others added in the meantime
         for network in networks:
             config = _config(spec, ipc, protocol, network, assignments, made_under)
+            config = config.model_copy(update={"seed": record.get("config", {}).get("seed", 0)})
             record = score_set(synthetic, config.protocol, ipc, record, folder, real, options.device, reporter)
             found = yardsticks(config, real, options.out, options.device, reporter, full_data=False)
-            known = [y for y in record["yardsticks"] if y not in found]
-            record = {**record, "yardsticks": known + found}
+            record = {**record, "yardsticks": merged(record["yardsticks"], found)}
             write_json(folder.record, record)
             wanted += [s for s in record["scores"] if _matches(s, config)]
     return record, wanted, ipc

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.base import Cell, ScoreContext
-from benchmark_adapters.evaluator import Protocol, evaluate
+from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
+from benchmark_adapters.evaluator import Protocol
 from benchmark_adapters.runner.config import RunConfig
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.store import RunFolder, read_json, write_json
@@ -50,8 +50,8 @@ def score_set(
             on_trial=lambda trial, score: folder.add_trial(key, trial, score),
             on_update=on_update,
         )
-        trials = evaluate(synthetic, protocol, Cell(real.spec.name, ipc, protocol.network.name), context)
-    score = _entry(protocol, trials, seconds=round(time.perf_counter() - begun, 2))
+        scored = _benchmark(protocol).score(synthetic, Cell(real.spec.name, ipc, protocol.network.name), context)
+    score = _entry(scored, protocol, seconds=round(time.perf_counter() - begun, 2))
     scores = list(record["scores"])
     add_score(scores, score)
     return {**record, "scores": scores}
@@ -66,7 +66,9 @@ def yardsticks(
     random_real = SyntheticSet("random real", real.spec, subset.decode(), subset.labels, subset.storage())
     sets = [(random_real, {"seed": config.seed})]
     if full_data or len(real.train) + len(real.validation) <= LARGE:
-        sets.append((_whole(real), {}))
+        # A step-matched protocol trains it no longer than the synthetic set, and the row says so.
+        matched = ", same updates" if config.protocol.train.match_updates else ""
+        sets.append((_whole(real, f"whole training set{matched}"), {}))
     return [_yardstick(chosen, extra, config, real, out, device, reporter) for chosen, extra in sets]
 
 
@@ -74,6 +76,14 @@ def add_score(scores: list[dict[str, Any]], score: dict[str, Any]) -> None:
     """Puts a score into a list, in place of an older one of the same protocol, network and name."""
     same = (_key(score), score.get("name"))
     scores[:] = [entry for entry in scores if (_key(entry), entry.get("name")) != same] + [score]
+
+
+def merged(known: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The known scores with those just found, which replace older ones of the same name."""
+    result = list(known)
+    for entry in found:
+        add_score(result, entry)
+    return result
 
 
 def _yardstick(
@@ -99,9 +109,9 @@ def _yardstick(
             job.update(done)
 
         cell = Cell(real.spec.name, config.ipc, protocol.network.name)
-        trials = evaluate(chosen, protocol, cell, ScoreContext(real, device, on_update=on_update))
+        scored = _benchmark(protocol).score(chosen, cell, ScoreContext(real, device, on_update=on_update))
     found = {
-        **_entry(protocol, trials),
+        **_entry(scored, protocol),
         "name": chosen.name,
         "elements": chosen.ledger.elements,
         "bytes": chosen.ledger.nbytes,
@@ -112,7 +122,7 @@ def _yardstick(
     return found
 
 
-def _whole(real: RealData) -> SyntheticSet:
+def _whole(real: RealData, name: str) -> SyntheticSet:
     """The whole training set, the validation images included."""
     joined = Split(
         real.spec,
@@ -122,16 +132,21 @@ def _whole(real: RealData) -> SyntheticSet:
     )
     images = joined.images()
     ledger = StorageLedger.of([("images", images)])
-    return SyntheticSet("whole training set", real.spec, images, joined.labels, ledger)
+    return SyntheticSet(name, real.spec, images, joined.labels, ledger)
 
 
-def _entry(protocol: Protocol, trials: tuple[float, ...], **notes: Any) -> dict[str, Any]:
+def _benchmark(protocol: Protocol) -> Benchmark:
+    made: Benchmark = registry.load("benchmark", "native")(protocol)
+    return made
+
+
+def _entry(scores: Scores, protocol: Protocol, **notes: Any) -> dict[str, Any]:
     return {
-        "benchmark": "native",
-        "protocol": protocol.name,
-        "protocol_hash": protocol.hash,
+        "benchmark": scores.benchmark,
+        "protocol": scores.protocol,
+        "protocol_hash": scores.protocol_hash,
         "network": protocol.network.name,
-        "trials": list(trials),
+        "trials": list(scores.trials),
         **notes,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,17 +68,21 @@ class DataSpec:
     def normalize(self, images: Tensor) -> Tensor:
         """Maps ``images`` (``(N, C, H, W)``, uint8 or float in [0, 1]) to model space: ``(x - mean) / std``."""
         scaled = images.float().div_(255) if images.dtype == torch.uint8 else images
-        mean, std = self._statistics(images.device)
+        mean, std = _statistics(self.mean, self.std, images.device)
         return (scaled - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Maps ``images`` (float, ``(N, C, H, W)``, model space) back to pixel values, unclipped."""
-        mean, std = self._statistics(images.device)
+        mean, std = _statistics(self.mean, self.std, images.device)
         return images * std + mean
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, -1, 1, 1)
-        return mean, std
+
+@lru_cache(maxsize=64)
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both as ``(1, C, 1, 1)``, copied to a device once: a copy in every step would stall a GPU."""
+    with torch.inference_mode(False):
+        both = torch.tensor([mean, std], device=device).view(2, 1, -1, 1, 1)
+    return both[0], both[1]
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Dataset(ABC):
 
     def __init__(self, argument: str = "", config: PluginConfig | Mapping[str, Any] | None = None) -> None:
         self.argument = argument
-        self.config: PluginConfig = parse_config(type(self).Config, config, "dataset")
+        self.config: PluginConfig = parse_config(type(self).Config, config, "data")
 
     @abstractmethod
     def read(self, root: Path, cache: Path) -> RawData:

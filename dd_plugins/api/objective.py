@@ -125,6 +125,8 @@ def checked_match(objective: MatchingObjective, images: Tensor, targets: Tensor,
         raise PluginContractError(f"{name}.match: expected a Match, but got {type(match).__name__}")
     if match.loss.numel() != 1:
         raise PluginContractError(f"{name}.match: expected a scalar loss, but got shape {tuple(match.loss.shape)}")
+    if match.target_grad is not None:
+        raise PluginContractError(f"{name}.match: learned labels are not supported yet, but it returned a target_grad")
     if match.image_grad.shape != images.shape:
         raise PluginContractError(
             f"{name}.match: expected an image gradient of shape {tuple(images.shape)}, but got "

@@ -17,6 +17,8 @@ from dd_plugins.api.files import StoredHeader, read_stored, write_stored
 from dd_plugins.api.storage import StorageBudget, StorageLedger
 from dd_plugins.errors import BudgetTooSmall, PluginContractError, SyntheticFileError, UsageError
 
+DECODE_CHUNK = 1024  # images decoded at once where no graph is needed and no chunk size is set
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -162,7 +164,8 @@ class Parameterization(nn.Module, ABC):
             Float, ``(B, C, H, W)``, model space, detached.
         """
         index = self._all() if index is None else index
-        chunks = torch.split(index, self.chunk_size or max(len(index), 1))
+        whole = max(len(index), 1) if for_backward else DECODE_CHUNK
+        chunks = torch.split(index, self.chunk_size or whole)
         self._graph = None
         if len(chunks) == 1 and for_backward:
             images = self._checked_decode(index)

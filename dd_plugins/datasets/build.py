@@ -40,14 +40,18 @@ def build_real_data(name: str, raw: RawData, device: str | torch.device = "cpu",
     test = torch.arange(len(raw.test_images)) + len(raw.train_images)
     pixels = torch.cat([raw.train_images, raw.test_images]).cpu()
     labels = torch.cat([raw.train_labels, raw.test_labels]).cpu()
+    mean, std = raw.mean, raw.std
+    if mean is None or std is None:
+        measured = channel_statistics(raw.train_images)
+        mean, std = mean or measured[0], std or measured[1]
     spec = DataSpec(
         name=name,
         num_classes=num_classes,
         image_shape=(pixels.shape[1], pixels.shape[2], pixels.shape[3]),
-        mean=raw.mean or channel_statistics(raw.train_images)[0],
-        std=raw.std or channel_statistics(raw.train_images)[1],
+        mean=mean,
+        std=std,
         mirror=raw.mirror,
-        fingerprint=_fingerprint(pixels, labels, train, held, test),
+        fingerprint=_fingerprint((mean, std, raw.mirror), pixels, labels, train, held, test),
         origin=raw.origin,
     )
     pixels = pixels.to(device)
@@ -150,9 +154,10 @@ def _validation_counts(raw: RawData, num_classes: int) -> Tensor:
     return (sizes * VALIDATION_ROWS // max(len(raw.train_labels), VALIDATION_ROWS * VALIDATION_SHARE)).clamp(min=1)
 
 
-def _fingerprint(pixels: Tensor, *parts: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in (pixels, *parts):
+def _fingerprint(settings: object, *parts: Tensor) -> str:
+    """Hash of all that decides what a network sees: model space, mirroring, pixels, labels and splits."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for tensor in parts:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()[:16]

@@ -134,7 +134,7 @@ def _decode(encoded: Sequence[EncodedImage], size: int | None) -> Tensor:
             (height, width), (first_height, first_width) = pixels.shape[1:], first.shape[1:]
             raise DataError(
                 f"{image.where}: expected {first_width}x{first_height} pixels as in {encoded[0].where}, "
-                f"but found {width}x{height}; the setting `size` brings all images to one size"
+                f"but found {width}x{height}; --set data.size=N brings all images to one size"
             )
         images[row] = pixels
     return torch.from_numpy(images)

@@ -154,7 +154,8 @@ def _gradient(network: nn.Module, names: list[str]) -> Callable[..., tuple[Tenso
 def _resolve(strategy: Strategy, network: nn.Module, images: Sequence[Tensor]) -> str:
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in network.modules()):
         return "loop"  # running statistics are updated in place, which vmap cannot do
+    if len({len(batch) for batch in images}) > 1:
+        return "loop"
     if strategy != "auto":
         return strategy
-    equal = len({len(batch) for batch in images}) == 1
-    return "vmap" if images[0].is_cuda and equal else "loop"
+    return "vmap" if images[0].is_cuda else "loop"

@@ -16,7 +16,7 @@ import logging
 from dataclasses import asdict
 from itertools import pairwise
 from math import cos, pi
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -42,7 +42,9 @@ class HMN(Parameterization):
         instance_channels: int | None = Field(None, ge=1, description="channels of each instance-level memory")
         extractor_channels: int | None = Field(None, ge=1, description="channels that f_c makes of the dataset memory")
         extractor_kernel: Literal[1, 3] = Field(1, description="kernel of f_c")
-        widths: tuple[int, ...] | None = Field(None, description="decoder channels behind each doubling of the side")
+        widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+            None, description="decoder channels behind each doubling of the side"
+        )
         max_images_per_class: int | None = Field(None, ge=1, description="fewer images than would fit")
         memory_lr: float = Field(1e-2, gt=0, description="learning rate of the memories")
         network_lr: float = Field(1e-3, gt=0, description="learning rate of f and D")
