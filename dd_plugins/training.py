@@ -141,7 +141,7 @@ def train_networks(
         _train_stacked(runs, plan, config, prepare, note)
     elif resolved == "side-by-side":
         workers = torch.get_num_threads()
-        with _one_thread_each(), ThreadPoolExecutor(workers) as pool:
+        with one_thread(), ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda training: _train_one(training, plan, config, prepare, note), runs))
     else:
         for training in runs:
@@ -253,8 +253,11 @@ def _train_stacked(
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Networks that are trained side by side take one thread each, however many there are: results stay the same."""
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Within it torch's operations take one thread each; nothing happens unless ``wanted``."""
+    if not wanted:
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

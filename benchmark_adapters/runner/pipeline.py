@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ from dd_plugins.api import (
 from dd_plugins.datasets import load_dataset
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
-from dd_plugins.training import build_augmentation
+from dd_plugins.training import SMALL_BATCH, build_augmentation, one_thread
 
 logger = logging.getLogger(__name__)
+CONDENSE_BATCH = 256  # images in a usual batch of a condensation
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,14 @@ def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Option
 
 
 def _condense(
+    config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
+) -> None:
+    # Two threads take twice as long as one over images as small as the digits.
+    with one_thread(prod(real.spec.image_shape) * CONDENSE_BATCH <= SMALL_BATCH):
+        _condense_here(config, real, options, reporter, run_id, folder)
+
+
+def _condense_here(
     config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
 ) -> None:
     container = build_container(config, real).to(options.device)
