@@ -1,6 +1,7 @@
 """Tables and pictures made of records."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,8 +66,8 @@ def test_markdown_has_one_line_a_row_and_a_rule():
     assert {line.count("|") for line in text} == {len(HEADER) + 1}
 
 
-def test_committed_records_can_be_put_into_a_table():
-    assert len(rows(committed_records())) >= 0
+def test_records_come_with_the_package():
+    assert {record["data"]["name"] for record in committed_records()} >= {"digits"}
 
 
 def test_what_is_no_record_is_refused(tmp_path):
@@ -115,3 +116,8 @@ def test_preview_shows_a_row_for_each_class_in_true_colours(tmp_path):
     assert picture.size == (2 * 34 + 2, 2 * 34 + 2)
     assert picture.getpixel((10, 10)) == (0, 0, 0)
     assert picture.getpixel((10, 50)) == (255, 255, 255)
+
+
+def test_the_readme_shows_the_committed_records():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert markdown(rows(committed_records())) in readme
