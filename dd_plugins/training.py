@@ -13,8 +13,6 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +23,7 @@ from torch import Generator, Tensor, nn
 from dd_plugins.api import DataSpec, PluginConfig
 from dd_plugins.augmentation import Augmentation, CutMix, cutmix, default_strategy
 from dd_plugins.seeds import make_generator, seed_for
+from dd_plugins.threads import side_by_side
 
 Strategy = Literal["auto", "sequential", "side-by-side", "stacked"]
 Prepare = Callable[[Tensor, Generator], CutMix]
@@ -140,9 +139,7 @@ def train_networks(
     if resolved == "stacked":
         _train_stacked(runs, plan, config, prepare, note)
     elif resolved == "side-by-side":
-        workers = torch.get_num_threads()
-        with one_thread(), ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda training: _train_one(training, plan, config, prepare, note), runs))
+        side_by_side(lambda training: _train_one(training, plan, config, prepare, note), runs)
     else:
         for training in runs:
             _train_one(training, plan, config, prepare, note)
@@ -250,20 +247,6 @@ def _train_stacked(
         for position, network in enumerate(networks):
             for parameter, (_, own) in zip(parameters, network.named_parameters(), strict=True):
                 own.copy_(parameter[position])
-
-
-@contextmanager
-def one_thread(wanted: bool = True) -> Iterator[None]:
-    """Within it torch's operations take one thread each; nothing happens unless ``wanted``."""
-    if not wanted:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _small(images: Images, targets: Tensor, config: TrainConfig) -> bool:

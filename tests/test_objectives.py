@@ -184,7 +184,9 @@ def test_idc_trains_every_network_of_its_pool(train_every, real):
     objective = make("idc", real, settings={"pool": 2, "train_every": train_every, "max_updates": 100})
     drive(objective, start(objective), [0])
     assert [network.updates for network in objective.pool] == [0, 50]  # of evenly spread age
-    drive(objective, start(objective), range(1, 4 * train_every + 1))
+    drive(objective, start(objective), range(1, 4 * train_every))
+    assert [network.updates for network in objective.pool] == [2, 52]
+    drive(objective, start(objective), [4 * train_every])
     assert [network.updates for network in objective.pool] == [4, 54]
 
 

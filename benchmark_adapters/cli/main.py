@@ -13,6 +13,7 @@ from benchmark_adapters.cli import eval as eval_command
 from benchmark_adapters.cli import listing, show
 from benchmark_adapters.cli import run as run_command
 from benchmark_adapters.cli import table as table_command
+from benchmark_adapters.cli import yardsticks as yardsticks_command
 from dd_plugins.errors import DDPluginsError
 
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("run", epilog=run_command.EPILOG)(run_command.run)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
+app.command("yardsticks", epilog=yardsticks_command.EPILOG)(yardsticks_command.yardsticks)
 app.command("list", epilog=listing.EPILOG)(listing.list_plugins)
 app.command("show", epilog=show.EPILOG)(show.show)
 app.command("table", epilog=table_command.EPILOG)(table_command.table)

@@ -35,6 +35,7 @@ class Condensation:
         folder: Where checkpoints go.
         step: The next step.
         seconds: Time spent so far, over all sessions.
+        cpu_seconds: Processor time spent so far, over all threads and sessions.
     """
 
     parameterization: Parameterization
@@ -45,6 +46,7 @@ class Condensation:
     folder: RunFolder
     step: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -71,7 +73,8 @@ class Condensation:
             DivergedError: If a loss or gradient is NaN or infinite; the last good checkpoint stays.
         """
         begun = saved = time.perf_counter()
-        before = self.seconds
+        cpu_begun = time.process_time()
+        before, cpu_before = self.seconds, self.cpu_seconds
         while self.step < self.steps:
             stage = self._stage_at(self.step)
             if stage is not self._stage:
@@ -80,6 +83,7 @@ class Condensation:
             self.step += 1
             now = time.perf_counter()
             self.seconds = before + now - begun
+            self.cpu_seconds = cpu_before + time.process_time() - cpu_begun
             self.losses.append(loss)
             if on_step:
                 on_step(self.step, loss)
@@ -146,7 +150,7 @@ class Condensation:
         for position, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{position}.{name}": value for name, value in state.items() if value is not None}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        notes = {"run_id": self.run_id, "step": self.step, "seconds": self.seconds}
+        notes = {"run_id": self.run_id, "step": self.step, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
         self.folder.save_checkpoint(tensors, notes)
 
     def resume(self) -> bool:
@@ -155,7 +159,8 @@ class Condensation:
         if found is None:
             return False
         tensors, notes = found
-        self.step, self.seconds = int(notes["step"]), float(notes["seconds"])
+        self.step = int(notes["step"])
+        self.seconds, self.cpu_seconds = float(notes["seconds"]), float(notes["cpu_seconds"])
         self._enter(self._stage_at(max(self.step - 1, 0)))  # the stage whose optimizer was saved
         self.parameterization.load_state_dict(_under("container.", tensors))
         self.objective.load_state_dict(_under("objective.", tensors))

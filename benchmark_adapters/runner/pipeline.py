@@ -35,7 +35,8 @@ from dd_plugins.api import (
 from dd_plugins.datasets import load_dataset
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
-from dd_plugins.training import SMALL_BATCH, build_augmentation, one_thread
+from dd_plugins.threads import one_thread
+from dd_plugins.training import SMALL_BATCH, build_augmentation
 
 logger = logging.getLogger(__name__)
 CONDENSE_BATCH = 256  # images in a usual batch of a condensation
@@ -140,7 +141,7 @@ def _condense_here(
     if container.describe():
         reporter.say(container.describe())
     objective = _prepared_objective(config, real, container, options.device)
-    begun = time.perf_counter()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
     if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
         with _blaming("parameterization", config.parameterization.name, "reset"):
             container.reset(make_generator(seed_for("reset", config.seed)), real)
@@ -149,6 +150,7 @@ def _condense_here(
         reporter.say(f"continuing at step {condensation.step} of {config.steps}")
     else:
         condensation.seconds = time.perf_counter() - begun
+        condensation.cpu_seconds = time.process_time() - cpu_begun
         condensation.save()
     with interruptible() as asked, reporter.job("condense", config.steps, condensation.step) as job:
         blame = f"{config.parameterization.name} with {config.objective.name}"
@@ -163,6 +165,7 @@ def _condense_here(
         "condense",
         steps=condensation.step,
         seconds=round(condensation.seconds, 2),
+        cpu_seconds=round(condensation.cpu_seconds, 2),
         peak_memory_mib=round(peak_memory_mib(options.device), 1),
         losses=_thinned(condensation.losses),
     )

@@ -15,6 +15,7 @@ from benchmark_adapters.evaluator import Protocol
 from benchmark_adapters.runner.config import RunConfig
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.store import RunFolder, read_json, write_json
+from benchmark_adapters.runner.system import versions
 from dd_plugins import registry
 from dd_plugins.api import RealData, Split, StorageBudget, StorageLedger, SyntheticSet
 from dd_plugins.seeds import make_generator, seed_for
@@ -98,27 +99,37 @@ def _yardstick(
     protocol = config.protocol
     identity = [chosen.name, real.spec.fingerprint, config.ipc, protocol.hash, protocol.trials, extra]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    path = out / "yardsticks" / f"{digest}.json"
-    known = read_json(path)
+    folder = RunFolder(out / "yardsticks" / digest)
+    known = read_json(folder.record)
     if isinstance(known, dict):
-        return known
-    with reporter.job(f"yardstick: {chosen.name}", 1) as job:
+        return dict(known["yardsticks"][0])
+    key = f"{protocol.hash}/{protocol.network.name}"
+    with folder.locked(), reporter.job(f"yardstick: {chosen.name}", 1) as job:
 
         def on_update(done: int, total: int) -> None:
             job.total = total
             job.update(done)
 
+        context = ScoreContext(
+            real,
+            device,
+            known=folder.known_trials(key),
+            on_trial=lambda trial, score: folder.add_trial(key, trial, score),
+            on_update=on_update,
+        )
         cell = Cell(real.spec.name, config.ipc, protocol.network.name)
-        scored = _benchmark(protocol).score(chosen, cell, ScoreContext(real, device, on_update=on_update))
-    found = {
-        **_entry(scored, protocol),
-        "name": chosen.name,
-        "elements": chosen.ledger.elements,
-        "bytes": chosen.ledger.nbytes,
-        "images_per_class": torch.bincount(chosen.targets, minlength=real.spec.num_classes).tolist(),
-        **extra,
-    }
-    write_json(path, found)
+        scored = _benchmark(protocol).score(chosen, cell, context)
+        found = {
+            **_entry(scored, protocol),
+            "name": chosen.name,
+            "elements": chosen.ledger.elements,
+            "bytes": chosen.ledger.nbytes,
+            "images_per_class": torch.bincount(chosen.targets, minlength=real.spec.num_classes).tolist(),
+            **extra,
+        }
+        made = {"dataset": config.dataset, "ipc": config.ipc, "protocol": protocol.model_dump(mode="json")}
+        record = {"id": digest, "name": chosen.name, "status": "done", "config": made, "data": real.spec.to_dict()}
+        write_json(folder.record, {**record, "versions": versions(), "scores": [], "yardsticks": [found]})
     return found
 
 

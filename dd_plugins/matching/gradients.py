@@ -151,8 +151,13 @@ def _gradient(network: nn.Module, names: list[str]) -> Callable[..., tuple[Tenso
     return gradient
 
 
+def trains_batch_norm(network: nn.Module) -> bool:
+    """Whether a forward pass updates running statistics in place."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in network.modules())
+
+
 def _resolve(strategy: Strategy, network: nn.Module, images: Sequence[Tensor]) -> str:
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in network.modules()):
+    if trains_batch_norm(network):
         return "loop"  # running statistics are updated in place, which vmap cannot do
     if len({len(batch) for batch in images}) > 1:
         return "loop"

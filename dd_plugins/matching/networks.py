@@ -12,12 +12,13 @@ from dd_plugins.augmentation import CutMix
 
 @dataclass
 class TrainedNetwork:
-    """A network, its SGD momentum and the number of updates it has had."""
+    """A network, its SGD momentum, its updates so far, and a seed of its own for what it is trained on."""
 
     network: nn.Module
     lr: float
     momentum: float
     weight_decay: float
+    seed: int = 0
     updates: int = 0
     optimizer: torch.optim.SGD = field(init=False)
 
@@ -33,13 +34,13 @@ class TrainedNetwork:
         self.updates += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights, buffers, momentum and age as tensors."""
+        """Weights, buffers, momentum, seed and age as tensors."""
         state = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             buffer = self.optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
                 state[f"momentum.{name}"] = buffer
-        return {**state, "updates": torch.tensor(self.updates)}
+        return {**state, "seed": torch.tensor(self.seed), "updates": torch.tensor(self.updates)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes back what :meth:`state_dict` returned."""
@@ -49,7 +50,7 @@ class TrainedNetwork:
             if f"momentum.{name}" in state:
                 buffer = state[f"momentum.{name}"].to(parameter.device, copy=True)  # updated in place later
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        self.updates = int(state["updates"])
+        self.seed, self.updates = int(state["seed"]), int(state["updates"])
 
 
 def sgd_update(network: nn.Module, optimizer: torch.optim.Optimizer, batch: CutMix) -> None:

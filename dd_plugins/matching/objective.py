@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dd_plugins.api import Match, MatchingObjective, PluginConfig
 from dd_plugins.augmentation import Augmentation
-from dd_plugins.matching.gradients import Metric, Strategy, class_gradients, match_classes
+from dd_plugins.matching.gradients import Metric, Strategy, class_gradients, match_classes, trains_batch_norm
+from dd_plugins.threads import side_by_side
 
 
 class GradientMatchingConfig(PluginConfig):
@@ -41,7 +42,7 @@ class GradientMatching(MatchingObjective):
         """The network of this step, trained as far as the method wants it."""
 
     def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
-        """The loss of all classes, and its gradient; one class, or a few on a GPU, hold their graph at a time."""
+        """The loss of all classes, and its gradient; a class a thread, or a few on a GPU, hold their graph."""
         network = self.network_for(images, targets, step)
         real_rows = self.real.train.per_class(self.config.batch_real, self.context.generator)
         draw = self.augmentation.draw(self.data.num_classes, self.context.generator, one_choice=False)
@@ -49,17 +50,24 @@ class GradientMatching(MatchingObjective):
         def augment(batch: Tensor, labels: Tensor) -> Tensor:
             return self.augmentation(batch, draw, labels)
 
-        positions = [torch.nonzero(targets == label).flatten() for label in range(self.data.num_classes)]
-        labels = [label for label, rows in enumerate(positions) if len(rows)]
+        rows = [torch.nonzero(targets == label).flatten() for label in range(self.data.num_classes)]
+        labels = [label for label, own in enumerate(rows) if len(own)]
         size = self.config.classes_at_once if images.is_cuda else 1
-        total, image_grad = torch.zeros((), device=images.device), torch.zeros_like(images)
-        for group in (labels[k : k + size] for k in range(0, len(labels), size)):
+        groups = [labels[k : k + size] for k in range(0, len(labels), size)]
+        strategy = self.config.class_strategy
+
+        def match_group(group: list[int]) -> tuple[Tensor, list[Tensor]]:
             real = [augment(self.real.train.images(real_rows[c]), torch.full((real_rows.shape[1],), c)) for c in group]
-            strategy = self.config.class_strategy
             expected = class_gradients(network, group, real, self.metric, strategy)
-            batches = [images[positions[label]] for label in group]
-            loss, grads = match_classes(network, group, expected, batches, augment, self.metric, strategy)
+            batches = [images[rows[label]] for label in group]
+            return match_classes(network, group, expected, batches, augment, self.metric, strategy)
+
+        # Running statistics that are updated in place would depend on the order of the threads.
+        apart = not images.is_cuda and not trains_batch_norm(network)
+        matched = side_by_side(match_group, groups, wanted=apart)
+        total, image_grad = torch.zeros((), device=images.device), torch.zeros_like(images)
+        for group, (loss, grads) in zip(groups, matched, strict=True):
             total = total + loss
             for label, grad in zip(group, grads, strict=True):
-                image_grad[positions[label]] = grad
+                image_grad[rows[label]] = grad
         return Match(total, image_grad)

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from dd_plugins.api import Context, DataSpec, PluginConfig, RealData
 from dd_plugins.augmentation import Augmentation, cutmix
 from dd_plugins.matching import GradientMatching, GradientMatchingConfig, TrainedNetwork
+from dd_plugins.seeds import make_generator, seed_for
+from dd_plugins.threads import side_by_side
 
 
 class IDC(GradientMatching):
@@ -36,7 +38,7 @@ class IDC(GradientMatching):
         batch_syn: int = Field(128, ge=1, description="synthetic images of each class a step, at most")
         strategy: str = Field("color_crop_cutout", description="siamese augmentation of the matching, joined by _")
         pool: int = Field(1, ge=1, description="networks kept, of different age; each step takes the next one")
-        train_every: int = Field(1, ge=1, description="steps between two trainings of a network")
+        train_every: int = Field(1, ge=1, description="matching steps on each network between two trainings")
         network_updates: int = Field(32, ge=0, description="updates on real data in each training")
         max_updates: int = Field(3200, ge=0, description="updates after which a fresh network takes the place")
         network_batch: int = Field(64, ge=1, description="real images an update")
@@ -71,12 +73,12 @@ class IDC(GradientMatching):
         return chosen.sort().values
 
     def network_for(self, images: Tensor, targets: Tensor, step: int) -> nn.Module:
-        """The next network of the pool; every ``train_every`` steps one of them is trained on, each in its turn."""
+        """The next network of the pool; when each has been matched on ``train_every`` times, all are trained on."""
         del images, targets
         if not self.pool:
             self._fill()
-        if step and step % self.config.train_every == 0:
-            self._train_on((step // self.config.train_every - 1) % len(self.pool))
+        if step and step % (self.config.train_every * len(self.pool)) == 0:
+            self._train_on()
         network = self.pool[step % len(self.pool)].network
         network.train()
         return network
@@ -98,28 +100,36 @@ class IDC(GradientMatching):
     def _fill(self) -> None:
         """Networks of evenly spread age, so that every step of a training is met from the start."""
         self.pool = [self._fresh(self._new_seed()) for _ in range(self.config.pool)]
-        for k, trained in enumerate(self.pool):
-            for _ in range(self.config.max_updates * k // len(self.pool)):
-                self._update(trained)
+        ages = [self.config.max_updates * k // len(self.pool) for k in range(len(self.pool))]
+        self._train(list(zip(self.pool, ages, strict=True)))
 
-    def _train_on(self, position: int) -> None:
-        if self.pool[position].updates >= self.config.max_updates:
-            self.pool[position] = self._fresh(self._new_seed())
-            return
-        for _ in range(self.config.network_updates):
-            self._update(self.pool[position])
+    def _train_on(self) -> None:
+        old = [trained.updates >= self.config.max_updates for trained in self.pool]
+        self._train([(t, self.config.network_updates) for t, out in zip(self.pool, old, strict=True) if not out])
+        self.pool = [
+            self._fresh(self._new_seed()) if out else trained for trained, out in zip(self.pool, old, strict=True)
+        ]
 
-    def _update(self, trained: TrainedNetwork) -> None:
-        generator, train = self.context.generator, self.real.train
-        rows = torch.randint(len(train), (self.config.network_batch,), generator=generator).to(train.labels.device)
-        batch = train.images(rows)
-        batch = self.network_augmentation(batch, self.network_augmentation.draw(len(batch), generator))
-        trained.update(cutmix(batch, train.labels[rows], self.config.cutmix, generator))
+    def _train(self, work: list[tuple[TrainedNetwork, int]]) -> None:
+        """Networks have generators of their own, so they can be trained side by side."""
+        side_by_side(lambda pair: self._updates(*pair), work, wanted=not self.targets.is_cuda)
+
+    def _updates(self, trained: TrainedNetwork, count: int) -> None:
+        generator, train = make_generator(seed_for("train", trained.seed, trained.updates)), self.real.train
+        for _ in range(count):
+            rows = torch.randint(len(train), (self.config.network_batch,), generator=generator).to(train.labels.device)
+            batch = train.images(rows)
+            batch = self.network_augmentation(batch, self.network_augmentation.draw(len(batch), generator))
+            trained.update(cutmix(batch, train.labels[rows], self.config.cutmix, generator))
 
     def _fresh(self, seed: int) -> TrainedNetwork:
         config = self.config
         return TrainedNetwork(
-            self.context.make_network(seed), config.network_lr, config.network_momentum, config.network_weight_decay
+            self.context.make_network(seed),
+            config.network_lr,
+            config.network_momentum,
+            config.network_weight_decay,
+            seed,
         )
 
     def _new_seed(self) -> int:

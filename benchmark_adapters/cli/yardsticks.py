@@ -1,0 +1,59 @@
+"""dd-bench yardsticks: score a random real subset, and the whole training set, under a protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark_adapters.cli.options import RUN_PANEL, Assignments, DataRoot, Device, Out
+
+EPILOG = """
+**Examples**
+
+`dd-bench yardsticks --dataset cifar10 --ipc 10 --protocol dsa`
+
+`dd-bench yardsticks --dataset mnist --full-data`
+"""
+
+
+def yardsticks(
+    dataset: Annotated[
+        str, typer.Option(help="Data set: a name, folder:PATH or parquet:PATH.", rich_help_panel=RUN_PANEL)
+    ] = "digits",
+    ipc: Annotated[int, typer.Option(help="Budget in images per class.", rich_help_panel=RUN_PANEL)] = 1,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="How they are scored.  [default: dsa; quick for digits]", rich_help_panel=RUN_PANEL),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random subset.", rich_help_panel=RUN_PANEL)] = 0,
+    assignments: Assignments = None,
+    full_data: Annotated[
+        bool, typer.Option("--full-data", help="Score the whole training set too, however large.")
+    ] = False,
+    device: Device = None,
+    data_root: DataRoot = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Score what distilled sets are held against: a random real subset of the budget, and the whole training set."""
+    from rich.console import Console
+
+    from benchmark_adapters.report.statistics import Estimate
+    from benchmark_adapters.runner.config import resolve
+    from benchmark_adapters.runner.pipeline import Options, load_real
+    from benchmark_adapters.runner.progress import Reporter
+    from benchmark_adapters.runner.scoring import yardsticks as score_yardsticks
+    from benchmark_adapters.runner.system import choose_device, keep_freed_memory
+
+    flags = {"parameterization": "pixel", "dataset": dataset, "ipc": ipc, "protocol": protocol, "seed": seed}
+    resolved = resolve(flags, assignments or [], None)
+    keep_freed_memory()
+    options = Options(out, choose_device(device), data_root, full_data)
+    console = Console()
+    reporter = Reporter(console)
+    for score in score_yardsticks(
+        resolved, load_real(resolved, options), out, options.device, reporter, options.full_data
+    ):
+        accuracy = Estimate.of(score["trials"]).percent()
+        reporter.say(f"{score['name']}, protocol {score['protocol']}, {score['elements']:,} elements: {accuracy} %")
