@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
+from torch.profiler import record_function
 
 from dd_plugins.api import DataSpec, PluginConfig
 from dd_plugins.augmentation import Augmentation, CutMix, cutmix, default_strategy
@@ -212,11 +213,15 @@ def _train_one(
     optimizer = _sgd(network.parameters(), config)
     for update, (rows, generator) in enumerate(training.batches):
         _schedule(optimizer, plan, config, update)
-        batch = prepare(rows, generator)
-        loss = batch.cross_entropy(network(batch.images))
+        with record_function("batch"):
+            batch = prepare(rows, generator)
+        with record_function("forward"):
+            loss = batch.cross_entropy(network(batch.images))
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        with record_function("backward"):
+            loss.backward()
+        with record_function("update"):
+            optimizer.step()
         note()
 
 

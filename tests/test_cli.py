@@ -244,3 +244,49 @@ def test_usage_errors_and_unknown_options(capsys):
     for words in (["nonsense"], ["run", "--bogus"], ["show"]):
         assert command(*words) == 2
         assert "Traceback" not in capsys.readouterr().err
+
+
+# ---- yardsticks and profile ----------------------------------------------------------------------------------------
+
+SCORED = ["--set", "protocol.network.width=8", "--set", "protocol.train.epochs=2", "--set", "protocol.trials=2"]
+
+
+def test_yardsticks_alone_are_those_of_a_run(tmp_path, capsys):
+    words = ["yardsticks", "--dataset", "digits", "--ipc", "2", "--device", "cpu", "--out", tmp_path, *SCORED]
+    assert command(*words) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"random real, protocol quick\[.*\], 1,280 elements: \d+\.\d+ \+- \d+\.\d+ \(n=2\) %", output)
+    assert "whole training set, same updates" in output
+    folders = sorted((tmp_path / "yardsticks").iterdir())
+    assert command("table", *folders) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[4] for row in rows[2:]] == ["random real", "whole training set, same updates"]
+
+
+def test_a_yardstick_that_was_cut_off_goes_on_with_its_next_trial(tmp_path, capsys, monkeypatch):
+    from benchmark_adapters import evaluator
+
+    words = ["yardsticks", "--device", "cpu", "--out", tmp_path, *SCORED]
+    real, trained = evaluator.train_networks, []
+
+    def train(networks, *args, **options):
+        trained.append(len(networks))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return real(networks, *args, **options)
+
+    monkeypatch.setattr(evaluator, "train_networks", train)
+    assert command(*words) == 130
+    assert command(*words) == 0
+    assert trained == [1, 1, 1, 1, 1]  # one of the second trial was lost; the whole set's two follow
+
+
+def test_profile_tells_times_and_parts_and_stores_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in WORDS[1:] if word not in ("--steps", "6")]
+    assert command("profile", *words, "--repeat", "2") == 0
+    output = capsys.readouterr().out
+    for text in ("condensation: ", "per step", "match", "evaluation (quick", "per update", "backward", "convolution"):
+        assert text in output
+    assert "300 steps make" in output
+    assert list(tmp_path.iterdir()) == []

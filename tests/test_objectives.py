@@ -249,3 +249,21 @@ def test_loss_falls_on_one_network(kind, lr, real):
         optimizer.step()
         losses.append(float(match.loss))
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("kind", ["dc", "idc cosine", "idc"])
+def test_threads_change_no_bit(kind, real):
+    """Classes, and the networks of a pool, are independent: how many threads work on them decides nothing."""
+
+    def matches(threads):
+        torch.set_num_threads(threads)
+        # DC's training between steps is one network's alone: torch shares its operations, and rounding follows.
+        objective = make(kind, real, 2, settings={"outer": 1} if kind == "dc" else None)
+        return drive(objective, start(objective), range(5))
+
+    try:
+        for one, two in zip(matches(1), matches(2), strict=True):
+            assert torch.equal(one.loss, two.loss)
+            assert torch.equal(one.image_grad, two.image_grad)
+    finally:
+        torch.set_num_threads(1)

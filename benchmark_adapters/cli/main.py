@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from benchmark_adapters.cli import eval as eval_command
 from benchmark_adapters.cli import listing, show
+from benchmark_adapters.cli import profile as profile_command
 from benchmark_adapters.cli import run as run_command
 from benchmark_adapters.cli import table as table_command
 from benchmark_adapters.cli import yardsticks as yardsticks_command
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("run", epilog=run_command.EPILOG)(run_command.run)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
+app.command("profile", epilog=profile_command.EPILOG)(profile_command.profile)
 app.command("yardsticks", epilog=yardsticks_command.EPILOG)(yardsticks_command.yardsticks)
 app.command("list", epilog=listing.EPILOG)(listing.list_plugins)
 app.command("show", epilog=show.EPILOG)(show.show)

@@ -9,7 +9,60 @@ import typer
 
 RUN_PANEL, WHERE_PANEL = "What", "Where"
 
-Out = Annotated[Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=WHERE_PANEL)]
+
+def complete(kind: str) -> list[str]:
+    """Names of the installed plugins of a kind, for shell completion; imports none of them."""
+    from dd_plugins import registry
+
+    return [info.spec for info in registry.list_plugins(kind)]
+
+
+Method = Annotated[
+    str | None, typer.Option(help="A named method: parts with their settings.", rich_help_panel=RUN_PANEL)
+]
+Param = Annotated[
+    str | None,
+    typer.Option(
+        help="Parameterization: name, distribution/name or module:Class.",
+        rich_help_panel=RUN_PANEL,
+        autocompletion=lambda: complete("parameterization"),
+    ),
+]
+ObjectiveName = Annotated[
+    str | None,
+    typer.Option(
+        "--objective",
+        help="Matching objective.",
+        rich_help_panel=RUN_PANEL,
+        autocompletion=lambda: complete("objective"),
+    ),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help="Data set: a name, folder:PATH or parquet:PATH.  [default: digits]",
+        rich_help_panel=RUN_PANEL,
+        autocompletion=lambda: complete("dataset"),
+    ),
+]
+Ipc = Annotated[int | None, typer.Option(help="Budget in images per class.  [default: 1]", rich_help_panel=RUN_PANEL)]
+ProtocolName = Annotated[
+    str | None,
+    typer.Option("--protocol", help="How it is scored.  [default: dsa; quick for digits]", rich_help_panel=RUN_PANEL),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed.  [default: 0]", rich_help_panel=RUN_PANEL)]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="YAML file, such as another run's config.yaml.", rich_help_panel=RUN_PANEL),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Sets one value, repeatable.", rich_help_panel=RUN_PANEL),
+]
+FullData = Annotated[bool, typer.Option("--full-data", help="Score the whole training set too, however large.")]
+Chunk = Annotated[
+    int | None, typer.Option(min=1, help="Images decoded with a graph at once.", rich_help_panel=WHERE_PANEL)
+]
 Device = Annotated[
     str | None,
     typer.Option(help="cpu or cuda; by default a GPU if there is one.", rich_help_panel=WHERE_PANEL),
@@ -18,14 +71,4 @@ DataRoot = Annotated[
     Path | None,
     typer.Option(help="Folder under which data sets lie or are downloaded to.", rich_help_panel=WHERE_PANEL),
 ]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Sets one value, repeatable.", rich_help_panel=RUN_PANEL),
-]
-
-
-def complete(kind: str) -> list[str]:
-    """Names of the installed plugins of a kind, for shell completion; imports none of them."""
-    from dd_plugins import registry
-
-    return [info.spec for info in registry.list_plugins(kind)]
+Out = Annotated[Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=WHERE_PANEL)]

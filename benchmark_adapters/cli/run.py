@@ -7,7 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark_adapters.cli.options import RUN_PANEL, WHERE_PANEL, Assignments, DataRoot, Device, Out, complete
+from benchmark_adapters.cli.options import (
+    RUN_PANEL,
+    WHERE_PANEL,
+    Assignments,
+    Chunk,
+    ConfigFile,
+    DataRoot,
+    Dataset,
+    Device,
+    FullData,
+    Ipc,
+    Method,
+    ObjectiveName,
+    Out,
+    Param,
+    ProtocolName,
+    Seed,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,54 +48,21 @@ Values win in this order: built-in defaults < method < --config < flags and --se
 
 
 def run(
-    method: Annotated[
-        str | None,
-        typer.Option(help="A named method: parts with their settings.", rich_help_panel=RUN_PANEL),
-    ] = None,
-    param: Annotated[
-        str | None,
-        typer.Option(
-            help="Parameterization: name, distribution/name or module:Class.",
-            rich_help_panel=RUN_PANEL,
-            autocompletion=lambda: complete("parameterization"),
-        ),
-    ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="Matching objective.", rich_help_panel=RUN_PANEL, autocompletion=lambda: complete("objective")
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="Data set: a name, folder:PATH or parquet:PATH.  [default: digits]",
-            rich_help_panel=RUN_PANEL,
-            autocompletion=lambda: complete("dataset"),
-        ),
-    ] = None,
-    ipc: Annotated[
-        int | None, typer.Option(help="Budget in images per class.  [default: 1]", rich_help_panel=RUN_PANEL)
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="How it is scored.  [default: dsa; quick for digits]", rich_help_panel=RUN_PANEL),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed.  [default: 0]", rich_help_panel=RUN_PANEL)] = None,
+    method: Method = None,
+    param: Param = None,
+    objective: ObjectiveName = None,
+    dataset: Dataset = None,
+    ipc: Ipc = None,
+    protocol: ProtocolName = None,
+    seed: Seed = None,
     steps: Annotated[int | None, typer.Option(help="Matching steps.", rich_help_panel=RUN_PANEL)] = None,
     assignments: Assignments = None,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file, such as another run's config.yaml.", rich_help_panel=RUN_PANEL)
-    ] = None,
-    full_data: Annotated[
-        bool, typer.Option("--full-data", help="Score the whole training set too, however large.")
-    ] = False,
+    config: ConfigFile = None,
+    full_data: FullData = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration, the storage and the run id only.")
     ] = False,
-    chunk: Annotated[
-        int | None, typer.Option(min=1, help="Images decoded with a graph at once.", rich_help_panel=WHERE_PANEL)
-    ] = None,
+    chunk: Chunk = None,
     checkpoint_seconds: Annotated[
         float,
         typer.Option(min=0, help="Seconds between two checkpoints; 0: every step.", rich_help_panel=WHERE_PANEL),

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from benchmark_adapters.cli.options import RUN_PANEL, Assignments, DataRoot, Device, Out
+from benchmark_adapters.cli.options import (
+    Assignments,
+    DataRoot,
+    Dataset,
+    Device,
+    FullData,
+    Ipc,
+    Out,
+    ProtocolName,
+    Seed,
+)
 
 EPILOG = """
 **Examples**
@@ -19,19 +26,12 @@ EPILOG = """
 
 
 def yardsticks(
-    dataset: Annotated[
-        str, typer.Option(help="Data set: a name, folder:PATH or parquet:PATH.", rich_help_panel=RUN_PANEL)
-    ] = "digits",
-    ipc: Annotated[int, typer.Option(help="Budget in images per class.", rich_help_panel=RUN_PANEL)] = 1,
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="How they are scored.  [default: dsa; quick for digits]", rich_help_panel=RUN_PANEL),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random subset.", rich_help_panel=RUN_PANEL)] = 0,
+    dataset: Dataset = None,
+    ipc: Ipc = None,
+    protocol: ProtocolName = None,
+    seed: Seed = None,
     assignments: Assignments = None,
-    full_data: Annotated[
-        bool, typer.Option("--full-data", help="Score the whole training set too, however large.")
-    ] = False,
+    full_data: FullData = False,
     device: Device = None,
     data_root: DataRoot = None,
     out: Out = Path("runs"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from benchmark_adapters.report.statistics import Estimate
+
+if TYPE_CHECKING:
+    from benchmark_adapters.runner.profile import Phase
 
 
 def score_table(record: Mapping[str, Any], score: Mapping[str, Any], ipc: int) -> Table:
@@ -60,3 +64,19 @@ def ledger_table(entries: Sequence[Mapping[str, Any]], budget: int) -> Table:
 def _span(counts: Sequence[int]) -> str:
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low}-{high}"
+
+
+def profile_table(phase: Phase, versions: Mapping[str, str]) -> Table:
+    """The parts of a phase beside the operators that take most time of their own."""
+    table = Table(
+        title=f"{phase.name}: {1000 * phase.seconds:.0f} ms per {phase.unit} ({1000 * phase.cpu_seconds:.0f} ms of "
+        f"processor time, {versions['threads']} threads)",
+        caption=phase.notes,
+    )
+    for name in (f"part of the {phase.unit}", "operator"):
+        table.add_column(name)
+        table.add_column("share", justify="right")
+    for part, operator in zip_longest(phase.parts.items(), phase.operators.items(), fillvalue=("", None)):
+        cells = [(name, "" if share is None else f"{100 * share:.0f} %") for name, share in (part, operator)]
+        table.add_row(*cells[0], *cells[1])
+    return table

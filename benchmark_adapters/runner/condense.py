@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from benchmark_adapters.runner.config import OptimizerConfig
 from benchmark_adapters.runner.store import RunFolder
@@ -79,7 +80,7 @@ class Condensation:
             stage = self._stage_at(self.step)
             if stage is not self._stage:
                 self._enter(stage)
-            loss = self._take_step()
+            loss = self.take_step()
             self.step += 1
             now = time.perf_counter()
             self.seconds = before + now - begun
@@ -96,21 +97,27 @@ class Condensation:
         self._check_finite()
         return True
 
-    def _take_step(self) -> float:
+    def take_step(self) -> float:
+        """One matching step: select, decode, match, pull back, update; returns the loss. `run` counts the steps."""
         rate = self._rate()
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * rate
         step, container = self.step, self.parameterization
-        index = self.objective.select(step)
-        images = container.decode(index, for_backward=True)
-        match = checked_match(self.objective, images, container.labels[index], step)
-        loss = float(match.loss)
+        with record_function("select"):
+            index = self.objective.select(step)
+        with record_function("decode"):
+            images = container.decode(index, for_backward=True)
+        with record_function("match"):
+            match = checked_match(self.objective, images, container.labels[index], step)
+            loss = float(match.loss)
         if not math.isfinite(loss) or not bool(torch.isfinite(match.image_grad).all()):
             raise self._diverged(f"NaN or infinite loss at step {step}")
         self.optimizer.zero_grad()
-        container.backward(index, match.image_grad)
-        self.optimizer.step()
-        container.project()
+        with record_function("pull back"):
+            container.backward(index, match.image_grad)
+        with record_function("update"):
+            self.optimizer.step()
+            container.project()
         return loss
 
     def _check_finite(self) -> None:

@@ -125,33 +125,27 @@ def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Option
     return SyntheticSet(config.parameterization.name, real.spec, images, stored.labels, ledger)
 
 
+def small_images(real: RealData) -> bool:
+    """Whether two threads take twice as long as one, as they do over images as small as the digits."""
+    return prod(real.spec.image_shape) * CONDENSE_BATCH <= SMALL_BATCH
+
+
 def _condense(
     config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
 ) -> None:
-    # Two threads take twice as long as one over images as small as the digits.
-    with one_thread(prod(real.spec.image_shape) * CONDENSE_BATCH <= SMALL_BATCH):
+    with one_thread(small_images(real)):
         _condense_here(config, real, options, reporter, run_id, folder)
 
 
 def _condense_here(
     config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
 ) -> None:
-    container = build_container(config, real).to(options.device)
-    container.chunk_size = options.chunk_size
+    condensation = start_condensation(config, real, options, folder, run_id)
+    container = condensation.parameterization
     if container.describe():
         reporter.say(container.describe())
-    objective = _prepared_objective(config, real, container, options.device)
-    begun, cpu_begun = time.perf_counter(), time.process_time()
-    if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
-        with _blaming("parameterization", config.parameterization.name, "reset"):
-            container.reset(make_generator(seed_for("reset", config.seed)), real)
-    condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder)
-    if condensation.resume():
+    if condensation.step:
         reporter.say(f"continuing at step {condensation.step} of {config.steps}")
-    else:
-        condensation.seconds = time.perf_counter() - begun
-        condensation.cpu_seconds = time.process_time() - cpu_begun
-        condensation.save()
     with interruptible() as asked, reporter.job("condense", config.steps, condensation.step) as job:
         blame = f"{config.parameterization.name} with {config.objective.name}"
         with _blaming("run of", blame, "condense"):
@@ -171,6 +165,25 @@ def _condense_here(
     )
     folder.checkpoint.unlink(missing_ok=True)
     (folder.path / "preview.png").unlink(missing_ok=True)
+
+
+def start_condensation(
+    config: RunConfig, real: RealData, options: Options, folder: RunFolder, run_id: str
+) -> Condensation:
+    """A condensation that is ready for its first step, or for the one behind its last checkpoint."""
+    container = build_container(config, real).to(options.device)
+    container.chunk_size = options.chunk_size
+    objective = _prepared_objective(config, real, container, options.device)
+    begun, cpu_begun = time.perf_counter(), time.process_time()
+    if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
+        with _blaming("parameterization", config.parameterization.name, "reset"):
+            container.reset(make_generator(seed_for("reset", config.seed)), real)
+    condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder)
+    if not condensation.resume():
+        condensation.seconds = time.perf_counter() - begun
+        condensation.cpu_seconds = time.process_time() - cpu_begun
+        condensation.save()
+    return condensation
 
 
 def _prepared_objective(
