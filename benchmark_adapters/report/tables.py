@@ -18,9 +18,10 @@ def score_table(record: Mapping[str, Any], score: Mapping[str, Any], ipc: int) -
     """The run under one score, next to the yardsticks of the same protocol and network."""
     data, storage = record["data"], record["storage"]
     origin = f" ({data['origin']})" if data["origin"] else ""
+    split = score.get("split", "test")
     table = Table(
         title=f"{data['name']}{origin}, IPC {ipc}, protocol {score['protocol']}, network {score['network']}",
-        caption="accuracy on the test set in %, mean and 95 % t-interval over n trained networks",
+        caption=f"accuracy on the {split} set in %, mean and 95 % t-interval over n trained networks",
     )
     table.add_column("method")
     for name in ("elements", "bytes", "budget", "images/class", "accuracy"):

@@ -69,7 +69,7 @@ def yardsticks(
     if full_data or len(real.train) + len(real.validation) <= LARGE:
         # A step-matched protocol trains it no longer than the synthetic set, and the row says so.
         matched = ", same updates" if config.protocol.train.match_updates else ""
-        sets.append((_whole(real, f"whole training set{matched}"), {}))
+        sets.append((_whole(real, f"whole training set{matched}", config.protocol.split), {}))
     return [_yardstick(chosen, extra, config, real, out, device, reporter) for chosen, extra in sets]
 
 
@@ -133,13 +133,17 @@ def _yardstick(
     return found
 
 
-def _whole(real: RealData, name: str) -> SyntheticSet:
-    """The whole training set, the validation images included."""
-    joined = Split(
-        real.spec,
-        real.train.pixels,
-        torch.cat([real.train.labels, real.validation.labels]),
-        torch.cat([real.train.index, real.validation.index]),
+def _whole(real: RealData, name: str, split: str) -> SyntheticSet:
+    """The whole training set; the validation images are part of it unless it is scored on them."""
+    joined = (
+        real.train
+        if split == "validation"
+        else Split(
+            real.spec,
+            real.train.pixels,
+            torch.cat([real.train.labels, real.validation.labels]),
+            torch.cat([real.train.index, real.validation.index]),
+        )
     )
     images = joined.images()
     ledger = StorageLedger.of([("images", images)])
@@ -157,6 +161,7 @@ def _entry(scores: Scores, protocol: Protocol, **notes: Any) -> dict[str, Any]:
         "protocol": scores.protocol,
         "protocol_hash": scores.protocol_hash,
         "network": protocol.network.name,
+        "split": protocol.split,
         "trials": list(scores.trials),
         **notes,
     }
