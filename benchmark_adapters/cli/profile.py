@@ -18,6 +18,7 @@ from benchmark_adapters.cli.options import (
     Ipc,
     Method,
     ObjectiveName,
+    Out,
     Param,
     ProtocolName,
 )
@@ -44,6 +45,7 @@ def profile(
     chunk: Chunk = None,
     device: Device = None,
     data_root: DataRoot = None,
+    out: Out = Path("runs"),
 ) -> None:
     """Measure a few steps of a run, say how long all of it will take, and where the time goes."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch: its profiler tells on stderr that it begins
@@ -54,6 +56,7 @@ def profile(
     from benchmark_adapters.runner.config import resolve
     from benchmark_adapters.runner.pipeline import Options
     from benchmark_adapters.runner.profile import profile_run
+    from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device, keep_freed_memory, versions
 
     flags = {
@@ -66,7 +69,7 @@ def profile(
     }
     resolved = resolve(flags, assignments or [], config)
     keep_freed_memory()
-    options = Options(Path(), choose_device(device), data_root, chunk_size=chunk)
+    options = Options(out, choose_device(device), data_root, chunk_size=chunk)
     console = Console()
-    for phase in profile_run(resolved, options, repeat):
+    for phase in profile_run(resolved, options, Reporter(console), repeat):
         console.print(profile_table(phase, versions()))

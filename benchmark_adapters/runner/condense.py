@@ -37,6 +37,7 @@ class Condensation:
         step: The next step.
         seconds: Time spent so far, over all sessions.
         cpu_seconds: Processor time spent so far, over all threads and sessions.
+        resumed: Whether it goes on from a checkpoint.
     """
 
     parameterization: Parameterization
@@ -48,6 +49,7 @@ class Condensation:
     step: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    resumed: bool = False
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,6 +118,8 @@ class Condensation:
         with record_function("pull back"):
             container.backward(index, match.image_grad)
         with record_function("update"):
+            if self.optimizer_config.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(container.parameters(), self.optimizer_config.clip_norm)
             self.optimizer.step()
             container.project()
         return loss
@@ -131,8 +135,12 @@ class Condensation:
         return DivergedError(f"{what} (last finite loss: {previous}){last}")
 
     def _rate(self) -> float:
-        if self.optimizer_config.schedule == "constant":
+        config = self.optimizer_config
+        if config.schedule == "constant":
             return 1.0
+        if config.schedule == "multistep":
+            passed = sum(self.step >= share * self.steps for share in config.milestones)
+            return float(config.decay**passed)
         first, last = self._bounds[self._stage]
         return 0.5 * (1 + math.cos(math.pi * (self.step - first) / (last - first)))
 
@@ -177,6 +185,7 @@ class Condensation:
             saved["state"].setdefault(int(position), {})[key] = value
         self.optimizer.load_state_dict(saved)
         self.losses = tensors["losses"].tolist()
+        self.resumed = True
         return True
 
 

@@ -30,7 +30,12 @@ class OptimizerConfig(PluginConfig):
     lr: float = Field(0.01, gt=0, description="learning rate")
     momentum: float = Field(0.5, ge=0, lt=1, description="momentum of SGD")
     betas: tuple[Rate, Rate] = Field((0.9, 0.99), description="decay rates of Adam")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over all steps")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of all gradients together")
+    schedule: Literal["constant", "cosine", "multistep"] = Field(
+        "constant", description="learning rate over all steps; multistep: times decay at each of the milestones"
+    )
+    milestones: tuple[Rate, ...] = Field((), description="shares of all steps behind which the rate drops")
+    decay: float = Field(0.5, gt=0, le=1, description="factor of each drop")
 
 
 class RunConfig(PluginConfig):

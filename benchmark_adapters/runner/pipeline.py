@@ -116,7 +116,8 @@ def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Option
     """Rebuilds the set from its file alone, enforces the budget on what the file holds, and decodes it once."""
     stored = load_stored(folder.synthetic, trusted=config.parameterization.name)
     ledger = stored.storage()
-    ledger.enforce(StorageBudget.for_ipc(real.spec, config.ipc), config.parameterization.name)
+    allowed = StorageBudget.for_ipc(real.spec, config.ipc).scaled(stored.oversize())
+    ledger.enforce(allowed, config.parameterization.name)
     stored.to(options.device).chunk_size = options.chunk_size
     with torch.no_grad():
         images = stored.decode()
@@ -140,11 +141,13 @@ def _condense(
 def _condense_here(
     config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
 ) -> None:
-    condensation = start_condensation(config, real, options, folder, run_id)
-    container = condensation.parameterization
+    condensation = start_condensation(config, real, options, reporter, folder, run_id)
+    container, objective = condensation.parameterization, condensation.objective
     if container.describe():
         reporter.say(container.describe())
-    if condensation.step:
+    if container.oversize() > 1:
+        reporter.say(f"{config.parameterization.name}: takes {container.oversize():.3f} times its budget, as asked for")
+    if condensation.resumed:
         reporter.say(f"continuing at step {condensation.step} of {config.steps}")
     with interruptible() as asked, reporter.job("condense", config.steps, condensation.step) as job:
         blame = f"{config.parameterization.name} with {config.objective.name}"
@@ -160,6 +163,7 @@ def _condense_here(
         steps=condensation.step,
         seconds=round(condensation.seconds, 2),
         cpu_seconds=round(condensation.cpu_seconds, 2),
+        learned=objective.learned(),
         peak_memory_mib=round(peak_memory_mib(options.device), 1),
         losses=_thinned(condensation.losses),
     )
@@ -168,12 +172,12 @@ def _condense_here(
 
 
 def start_condensation(
-    config: RunConfig, real: RealData, options: Options, folder: RunFolder, run_id: str
+    config: RunConfig, real: RealData, options: Options, reporter: Reporter, folder: RunFolder, run_id: str
 ) -> Condensation:
     """A condensation that is ready for its first step, or for the one behind its last checkpoint."""
     container = build_container(config, real).to(options.device)
     container.chunk_size = options.chunk_size
-    objective = _prepared_objective(config, real, container, options.device)
+    objective = _prepared_objective(config, real, container, options, reporter)
     begun, cpu_begun = time.perf_counter(), time.process_time()
     if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
         with _blaming("parameterization", config.parameterization.name, "reset"):
@@ -187,7 +191,7 @@ def start_condensation(
 
 
 def _prepared_objective(
-    config: RunConfig, real: RealData, container: Parameterization, device: torch.device
+    config: RunConfig, real: RealData, container: Parameterization, options: Options, reporter: Reporter
 ) -> MatchingObjective:
     objective: MatchingObjective = registry.load("objective", config.objective.name)(
         real.spec, config.objective.settings
@@ -196,10 +200,20 @@ def _prepared_objective(
     def make_network(seed: int) -> torch.nn.Module:
         spec = real.spec
         name, settings = config.network.name, config.network.settings
-        return build_network(name, spec.image_shape, spec.num_classes, settings, seed=seed, device=device)
+        return build_network(name, spec.image_shape, spec.num_classes, settings, seed=seed, device=options.device)
 
     generator = make_generator(seed_for("objective", config.seed))
-    objective.prepare(real, container.labels, Context(make_network, generator, config.steps, device))
+    context = Context(
+        make_network,
+        generator,
+        config.steps,
+        options.device,
+        cache=options.out,
+        groups=container.groups(),
+        network=config.network.model_dump(mode="json"),
+        job=reporter.watch,
+    )
+    objective.prepare(real, container.labels, context)
     return objective
 
 

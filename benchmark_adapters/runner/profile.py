@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity
 
 from benchmark_adapters.runner.config import RunConfig
 from benchmark_adapters.runner.pipeline import Options, load_real, small_images, start_condensation
+from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.store import RunFolder
 from dd_plugins.api import Parameterization, RealData
 from dd_plugins.networks import build_network
@@ -49,18 +50,19 @@ class Phase:
     notes: str
 
 
-def profile_run(config: RunConfig, options: Options, steps: int) -> tuple[Phase, Phase]:
+def profile_run(config: RunConfig, options: Options, reporter: Reporter, steps: int) -> tuple[Phase, Phase]:
     """Profiles the condensation and the evaluation of a run; nothing is stored.
 
     Args:
         config: The run.
-        options: Its device and data; ``out`` is not used.
+        options: Its device and data; ``out`` holds what runs share, such as expert trajectories.
+        reporter: Shows the progress of one-off work.
         steps: Matching steps, and SGD updates, to measure.
     """
     real = load_real(config, options)
     with TemporaryDirectory() as folder, one_thread(small_images(real)):
         begun = time.perf_counter()
-        condensation = start_condensation(config, real, options, RunFolder(Path(folder)), "profile")
+        condensation = start_condensation(config, real, options, reporter, RunFolder(Path(folder)), "profile")
         started = time.perf_counter()
 
         def take_steps() -> None:

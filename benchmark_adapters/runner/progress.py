@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -39,6 +39,12 @@ class Reporter:
         )
         with Progress(*columns, console=self.console, refresh_per_second=4) as bar:
             yield Job(self, name, total, done, bar)
+
+    @contextmanager
+    def watch(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A job for those who know no reporter: yields a function that takes the steps done."""
+        with self.job(name, total) as job:
+            yield job.update
 
 
 class Job:

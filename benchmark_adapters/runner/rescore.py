@@ -53,7 +53,7 @@ def rescore(
         record = read_record(folder)
         spec = dataset or record["config"]["dataset"]
         ipc, made_under = record["config"]["ipc"], record["config"]["protocol"]
-    container.storage().enforce(StorageBudget.for_ipc(container.data, ipc), stored)
+    container.storage().enforce(StorageBudget.for_ipc(container.data, ipc).scaled(container.oversize()), stored)
     container.to(options.device)
     settings = {} if dataset else record.get("config", {}).get("data", {})
     loaded = load_dataset(spec, options.data_root, options.device, config=settings)

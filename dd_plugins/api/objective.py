@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,13 @@ from torch import Generator, Tensor, nn
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSpec, RealData
 from dd_plugins.errors import PluginContractError
+
+
+@contextmanager
+def silent_job(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A job whose progress nobody watches."""
+    del name, total
+    yield lambda done: None
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,11 @@ class Context:
         steps: Steps that this run will take.
         device: Where the images are.
         cache: Folder for costly intermediate results that several runs share; None to keep none.
+        groups: int64, ``(N,)``: which of its shared components made each synthetic image, where the container has such
+            a structure (:meth:`Parameterization.groups`); else None.
+        network: The network's name and settings, which tell apart what is cached for one or another.
+        job: Shows how far a costly piece of one-off work is: ``with context.job("experts", total) as update:
+            update(done)``.
     """
 
     make_network: Callable[[int], nn.Module]
@@ -33,6 +46,13 @@ class Context:
     steps: int
     device: torch.device
     cache: Path | None = None
+    groups: Tensor | None = None
+    network: Mapping[str, Any] = field(default_factory=dict)
+    job: Callable[[str, int], AbstractContextManager[Callable[[int], None]]] = silent_job
+
+    def draw_seed(self) -> int:
+        """A fresh seed, drawn from :attr:`generator`: for a network, say."""
+        return int(torch.randint(2**62, (), generator=self.generator))
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,10 @@ class MatchingObjective(ABC):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes back what :meth:`state_dict` returned; called after :meth:`prepare`."""
         del state
+
+    def learned(self) -> dict[str, float]:
+        """What the objective has learned besides the images, for the record: a learning rate, say."""
+        return {}
 
 
 class DifferentiableObjective(MatchingObjective):

@@ -141,6 +141,20 @@ class Parameterization(nn.Module, ABC):
         del images, index
         return None
 
+    def groups(self) -> Tensor | None:
+        """Which of a few shared components made each image (int64, ``(N,)``); None if there is no such structure.
+
+        An objective may take the images of one group as a batch, as HaBa does with those of one hallucinator.
+        """
+        return None
+
+    def oversize(self) -> float:
+        """How many times its budget the container may take: 1, unless a paper's own way of counting was asked for.
+
+        Whatever is above 1 is printed, recorded and shown in every table.
+        """
+        return 1.0
+
     def describe(self) -> str:
         """One line about the sizes that were chosen; empty by default."""
         return ""

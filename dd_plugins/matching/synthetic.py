@@ -53,7 +53,7 @@ class TrainOnSynthetic(GradientMatching):
         """A fresh network every ``outer`` steps, trained for ``inner`` epochs before each of the others."""
         outer, inner = self.loops()
         if step % outer == 0 or self.trained is None:
-            self.trained = self._fresh(self._new_seed())
+            self.trained = self._fresh(self.context.draw_seed())
         else:
             for _ in range(inner):
                 self._epoch(self.trained, images, targets)
@@ -72,9 +72,6 @@ class TrainOnSynthetic(GradientMatching):
         if "updates" in state:
             self.trained = self._fresh(0)
             self.trained.load_state_dict(state)
-
-    def _new_seed(self) -> int:
-        return int(torch.randint(2**62, (), generator=self.context.generator))
 
     def _fresh(self, seed: int) -> TrainedNetwork:
         return TrainedNetwork(self.context.make_network(seed), self.config.network_lr, 0.0, 0.0)

@@ -99,7 +99,7 @@ class IDC(GradientMatching):
 
     def _fill(self) -> None:
         """Networks of evenly spread age, so that every step of a training is met from the start."""
-        self.pool = [self._fresh(self._new_seed()) for _ in range(self.config.pool)]
+        self.pool = [self._fresh(self.context.draw_seed()) for _ in range(self.config.pool)]
         ages = [self.config.max_updates * k // len(self.pool) for k in range(len(self.pool))]
         self._train(list(zip(self.pool, ages, strict=True)))
 
@@ -107,7 +107,8 @@ class IDC(GradientMatching):
         old = [trained.updates >= self.config.max_updates for trained in self.pool]
         self._train([(t, self.config.network_updates) for t, out in zip(self.pool, old, strict=True) if not out])
         self.pool = [
-            self._fresh(self._new_seed()) if out else trained for trained, out in zip(self.pool, old, strict=True)
+            self._fresh(self.context.draw_seed()) if out else trained
+            for trained, out in zip(self.pool, old, strict=True)
         ]
 
     def _train(self, work: list[tuple[TrainedNetwork, int]]) -> None:
@@ -131,6 +132,3 @@ class IDC(GradientMatching):
             config.network_weight_decay,
             seed,
         )
-
-    def _new_seed(self) -> int:
-        return int(torch.randint(2**62, (), generator=self.context.generator))
