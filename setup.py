@@ -13,13 +13,21 @@ VERSION = next(
 
 PLUGINS = {
     "dd_plugins.parameterization": [
+        "haba = dd_plugins.parameterizations.haba:HaBa",
         "hmn = dd_plugins.parameterizations.hmn:HMN",
+        "idc = dd_plugins.parameterizations.idc:IDC",
         "pixel = dd_plugins.parameterizations.pixel:Pixel",
+        "rtp = dd_plugins.parameterizations.rtp:RTP",
     ],
     "dd_plugins.objective": [
+        "bptt = dd_plugins.objectives.bptt:BPTT",
+        "cafe = dd_plugins.objectives.cafe:CAFE",
         "dc = dd_plugins.objectives.dc:DC",
+        "dm = dd_plugins.objectives.dm:DM",
         "dsa = dd_plugins.objectives.dsa:DSA",
+        "haba = dd_plugins.objectives.haba:HaBaMatching",
         "idc = dd_plugins.objectives.idc:IDC",
+        "mtt = dd_plugins.objectives.mtt:MTT",
     ],
     "dd_plugins.dataset": [
         "cifar10 = dd_plugins.datasets.torchvision_sets:Cifar10",

@@ -26,6 +26,7 @@ from dd_plugins.api import (
     DDPluginsError,
     DivergedError,
     MatchingObjective,
+    Network,
     Parameterization,
     RealData,
     StorageBudget,
@@ -197,7 +198,7 @@ def _prepared_objective(
         real.spec, config.objective.settings
     )
 
-    def make_network(seed: int) -> torch.nn.Module:
+    def make_network(seed: int) -> Network:
         spec = real.spec
         name, settings = config.network.name, config.network.settings
         return build_network(name, spec.image_shape, spec.num_classes, settings, seed=seed, device=options.device)

@@ -36,3 +36,7 @@ class Network(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """The features before the classifier: float, ``(N, D)``; a network may have none."""
         raise IncompatibleError(f"{type(self).__name__} has no features to embed images in")
+
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Maps (float, ``(N, c, h, w)``) at several depths; a network may have none."""
+        raise IncompatibleError(f"{type(self).__name__} has no maps at several depths; convnet has")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSpec, RealData
+from dd_plugins.api.network import Network
 from dd_plugins.errors import PluginContractError
 
 
@@ -41,7 +42,7 @@ class Context:
             update(done)``.
     """
 
-    make_network: Callable[[int], nn.Module]
+    make_network: Callable[[int], Network]
     generator: Generator
     steps: int
     device: torch.device

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dd_plugins.api import Network
 from dd_plugins.augmentation import CutMix
 
 
@@ -14,7 +15,7 @@ from dd_plugins.augmentation import CutMix
 class TrainedNetwork:
     """A network, its SGD momentum, its updates so far, and a seed of its own for what it is trained on."""
 
-    network: nn.Module
+    network: Network
     lr: float
     momentum: float
     weight_decay: float

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from dd_plugins.augmentation import CutMix
+from dd_plugins.augmentation import Augmentation, CutMix
 from dd_plugins.matching.gradients import Metric
 from dd_plugins.matching.networks import TrainedNetwork
 from dd_plugins.matching.objective import GradientMatching, GradientMatchingConfig
@@ -56,7 +56,9 @@ class TrainOnSynthetic(GradientMatching):
             self.trained = self._fresh(self.context.draw_seed())
         else:
             for _ in range(inner):
-                self._epoch(self.trained, images, targets)
+                synthetic_epoch(
+                    self.trained, images, targets, self.augmentation, self.config.batch_train, self.context.generator
+                )
         self.trained.network.train()
         self._freeze_batch_norm(self.trained.network)
         return self.trained.network
@@ -76,13 +78,6 @@ class TrainOnSynthetic(GradientMatching):
     def _fresh(self, seed: int) -> TrainedNetwork:
         return TrainedNetwork(self.context.make_network(seed), self.config.network_lr, 0.0, 0.0)
 
-    def _epoch(self, trained: TrainedNetwork, images: Tensor, targets: Tensor) -> None:
-        order = torch.randperm(len(images), generator=self.context.generator)
-        for rows in torch.split(order.to(images.device), self.config.batch_train):
-            draw = self.augmentation.draw(len(rows), self.context.generator)
-            labels = targets[rows]
-            trained.update(CutMix(self.augmentation(images[rows], draw), labels, labels, 1.0))
-
     def _freeze_batch_norm(self, network: nn.Module) -> None:
         """Real images set the running statistics, which both sides then use: the authors' trick for BatchNorm."""
         norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -92,3 +87,28 @@ class TrainOnSynthetic(GradientMatching):
                 network(self.real.train.images(rows))
             for norm in norms:
                 norm.eval()
+
+
+def synthetic_epoch(
+    trained: TrainedNetwork,
+    images: Tensor,
+    targets: Tensor,
+    augmentation: Augmentation,
+    batch_size: int,
+    generator: Generator,
+) -> None:
+    """Trains a network for one epoch on synthetic images, augmented one by one (not siamese).
+
+    Args:
+        trained: The network.
+        images: Float, ``(N, C, H, W)``, model space, detached.
+        targets: int64, ``(N,)``.
+        augmentation: Drawn anew for every batch.
+        batch_size: Images an update.
+        generator: Decides order and augmentation.
+    """
+    order = torch.randperm(len(images), generator=generator)
+    for rows in torch.split(order.to(images.device), batch_size):
+        draw = augmentation.draw(len(rows), generator)
+        labels = targets[rows]
+        trained.update(CutMix(augmentation(images[rows], draw), labels, labels, 1.0))

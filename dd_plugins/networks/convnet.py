@@ -89,6 +89,25 @@ class ConvNet(Network):
         features: Tensor = self.features(images)
         return features.flatten(1)
 
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """The maps behind each block's activation, before its pooling, and the last block's pooled map.
+
+        Args:
+            images: Float, ``(N, C, H, W)``, model space.
+
+        Returns:
+            Float, ``(N, width, h, w)`` each; one more than there are blocks.
+        """
+        found, maps = [], images
+        for block in self.features.children():
+            for layer in block.children():
+                if isinstance(layer, nn.AvgPool2d | nn.MaxPool2d):
+                    found.append(maps)
+                maps = layer(maps)
+            if self.config.pooling == "none":
+                found.append(maps)
+        return [*found, maps]
+
     def forward(self, images: Tensor) -> Tensor:
         """The logits, float, ``(N, classes)``, of ``images``, float, ``(N, C, H, W)``, model space."""
         logits: Tensor = self.classifier(self.embed(images))

@@ -1,0 +1,58 @@
+"""DM: distribution matching, mean features of real and synthetic images under networks that are never trained.
+
+Source:
+    Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, arXiv 2110.04181, Eq. 4, and its code.
+Deviations:
+    One forward pass over all classes at once, with class means behind it: the same for networks without BatchNorm, and
+    the code's own way for networks with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dd_plugins.api import Context, DataSpec, DifferentiableObjective, PluginConfig, RealData
+from dd_plugins.augmentation import Augmentation, default_strategy
+from dd_plugins.matching import class_means, embed_in_chunks
+
+
+class DM(DifferentiableObjective):
+    """Sum over classes of the squared distance between mean features; a fresh random network every step."""
+
+    class Config(PluginConfig):
+        """Settings of distribution matching."""
+
+        batch_real: int = Field(256, ge=1, description="real images of each class a step")
+        strategy: str = Field("auto", description="siamese DSA; auto: the field's for the data set; none: off")
+
+    config: Config
+
+    def __init__(self, data: DataSpec, config: PluginConfig | Mapping[str, Any] | None = None) -> None:
+        super().__init__(data, config)
+        strategy = default_strategy(data) if self.config.strategy == "auto" else self.config.strategy
+        self.augmentation = Augmentation.dsa(strategy)
+
+    def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
+        """Checks that the network has features to embed images in."""
+        super().prepare(real, targets, context)
+        with torch.no_grad():
+            context.make_network(0).embed(real.train.images(targets[:2] * 0))
+
+    def loss(self, images: Tensor, targets: Tensor, step: int) -> Tensor:
+        """Sum over classes of ``|| mean psi(A(real)) - mean psi(A(synthetic)) ||^2``, with one draw of A a class."""
+        del step
+        generator, classes = self.context.generator, self.data.num_classes
+        network = self.context.make_network(self.context.draw_seed()).requires_grad_(False)
+        rows = self.real.train.per_class(self.config.batch_real, generator)
+        draw = self.augmentation.draw(classes, generator, one_choice=False)
+        labels = torch.arange(classes).repeat_interleave(rows.shape[1])
+        real = self.augmentation(self.real.train.images(rows.flatten()), draw, labels)
+        expected = embed_in_chunks(network, real).view(classes, rows.shape[1], -1).mean(1)
+        synthetic = network.embed(self.augmentation(images, draw, targets.cpu()))
+        present, means = class_means(synthetic, targets, classes)
+        return (means - expected)[present].square().sum()

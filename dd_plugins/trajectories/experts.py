@@ -1,0 +1,163 @@
+"""Expert trajectories: the weights of networks trained on real data, epoch by epoch, stored once for all runs.
+
+Source:
+    Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, arXiv 2203.11932, and its
+    released code: plain SGD, DSA-augmented, a snapshot at the start and behind every epoch.
+Deviations:
+    Every expert has its own seed, so that expert k is the same whoever trains it and however many are trained at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from dd_plugins.api import DataError, Network, PluginConfig, RealData, read_tensors, write_atomically, write_tensors
+from dd_plugins.seeds import seed_for
+from dd_plugins.training import Strategy, TrainConfig, accuracy, train_networks
+from dd_plugins.trajectories.unroll import flat_weights
+
+KEY = "weights"  # float, (epochs + 1, P), in every expert's file
+VERSION = 1  # part of the hash; to be raised with any change that moves an expert's weights
+
+
+class ExpertRecipe(PluginConfig):
+    """How experts are trained."""
+
+    network: dict[str, Any] = Field({"name": "convnet"}, description="network plugin and its settings")
+    epochs: int = Field(50, ge=1, description="epochs, each of which ends with a snapshot")
+    lr: float = Field(0.01, gt=0, description="learning rate of plain SGD")
+    batch_size: int = Field(256, ge=1, description="real images an update")
+    strategy: str = Field("auto", description="DSA; auto: the field's for the data set; none: off")
+
+    def hash(self, fingerprint: str) -> str:
+        """Ten hexadecimal digits of everything that decides the experts' weights."""
+        content = {"version": VERSION, "data": fingerprint, **self.model_dump(mode="json")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+    def epoch(self) -> TrainConfig:
+        """One epoch as the training loop knows it."""
+        return TrainConfig(
+            epochs=1,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            momentum=0,
+            weight_decay=0,
+            schedule="constant",
+            augmentation="dsa" if self.strategy != "none" else "none",
+            strategy="auto" if self.strategy == "none" else self.strategy,
+        )
+
+
+class ExpertStore:
+    """The experts of one recipe on one data set: a folder with a safetensors file for each.
+
+    Args:
+        root: Folder that the stores of all recipes share.
+        real: The data set; experts see its training split alone.
+        recipe: How they are trained.
+        make_network: From a seed to a freshly initialised network on the data's device.
+    """
+
+    def __init__(
+        self, root: Path, real: RealData, recipe: ExpertRecipe, make_network: Callable[[int], Network]
+    ) -> None:
+        self.real, self.recipe, self.make_network = real, recipe, make_network
+        self.path = root / f"{real.spec.name}-{recipe.network['name']}-{recipe.hash(real.spec.fingerprint)}"
+
+    def missing(self, count: int) -> list[int]:
+        """Which of the first ``count`` experts are not there yet."""
+        return [number for number in range(count) if not self.file(number).exists()]
+
+    def file(self, number: int) -> Path:
+        """The file of one expert."""
+        return self.path / f"expert-{number:04d}.safetensors"
+
+    def train(
+        self,
+        count: int,
+        at_once: int = 1,
+        on_epoch: Callable[[int], None] = lambda done: None,
+        strategy: Strategy = "auto",
+    ) -> None:
+        """Trains whichever of the first ``count`` experts are missing; an interrupted call goes on where it was.
+
+        Args:
+            count: How many experts there shall be.
+            at_once: How many are trained together.
+            on_epoch: Called with the epochs done, over all missing experts.
+            strategy: Of the training loop.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        about = {"data": self.real.spec.to_dict(), "recipe": self.recipe.model_dump(mode="json")}
+        write_atomically(self.path / "experts.json", (json.dumps(about, indent=2) + "\n").encode())
+        missing, done = self.missing(count), 0
+        for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
+            for _ in self._train_together(group, strategy):
+                done += len(group)
+                on_epoch(done)
+
+    def pair(self, number: int, epoch: int, later: int) -> tuple[Tensor, Tensor]:
+        """An expert's weights behind two epochs (0: the start): float, ``(P,)`` each, on the data's device.
+
+        Raises:
+            DataError: If the file is damaged.
+        """
+        try:
+            with safe_open(self.file(number), framework="pt") as file:
+                rows = file.get_slice(KEY)
+                return rows[epoch].to(self.real.device), rows[later].to(self.real.device)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{self.file(number)} is damaged; remove it to train this expert again ({error})") from None
+
+    def _train_together(self, group: Sequence[int], strategy: Strategy) -> Any:
+        """Trains a group epoch by epoch; yields behind each."""
+        partial = self.path / f"partial-{group[0]:04d}-{len(group)}.safetensors"
+        networks = [self.make_network(seed_for("expert", number)).train() for number in group]
+        snapshots = [[flat_weights(network).cpu()] for network in networks]
+        if partial.exists():
+            snapshots = _taken_back(partial, len(group))
+            for network, taken in zip(networks, snapshots, strict=True):
+                _put(network, taken[-1])
+        train = self.real.train
+        for epoch in range(len(snapshots[0]) - 1, self.recipe.epochs):
+            train_networks(
+                networks,
+                train.images,
+                train.labels,
+                self.recipe.epoch(),
+                self.real.spec,
+                seeds=[seed_for("expert", number, epoch) for number in group],
+                strategy=strategy,
+            )
+            for network, taken in zip(networks, snapshots, strict=True):
+                taken.append(flat_weights(network).cpu())
+            write_tensors(partial, {str(k): torch.stack(taken) for k, taken in enumerate(snapshots)}, {})
+            yield epoch
+        validation = self.real.validation
+        for number, network, taken in zip(group, networks, snapshots, strict=True):
+            reached = accuracy(network, validation.images, validation.labels)
+            write_tensors(self.file(number), {KEY: torch.stack(taken)}, {"validation_accuracy": f"{reached:.4f}"})
+        partial.unlink(missing_ok=True)
+
+
+def _taken_back(partial: Path, count: int) -> list[list[Tensor]]:
+    tensors: Mapping[str, Tensor]
+    tensors, _ = read_tensors(partial)
+    return [list(tensors[str(k)]) for k in range(count)]
+
+
+@torch.no_grad()
+def _put(network: nn.Module, weights: Tensor) -> None:
+    """Gives a network the weights of one vector."""
+    parameters = list(network.parameters())
+    for parameter, part in zip(parameters, torch.split(weights, [p.numel() for p in parameters]), strict=True):
+        parameter.copy_(part.view(parameter.shape))
