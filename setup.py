@@ -53,7 +53,7 @@ PLUGINS = {
     "console_scripts": ["dd-bench = benchmark_adapters.cli.main:run"],
 }
 
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "kornia>=0.7"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100"]
 LINT = ["ruff>=0.9", "mypy>=1.13", "import-linter>=2.1", "types-PyYAML"]
 
 setup(
@@ -74,6 +74,7 @@ setup(
         "torchvision>=0.21",
         "numpy>=1.26",
         "scipy>=1.12",
+        "kornia>=0.7",
         "safetensors>=0.4.3",
         "pydantic>=2.7",
         "PyYAML>=6",

@@ -34,6 +34,7 @@ class Condensation:
         steps: Matching steps in all.
         run_id: Written into every checkpoint.
         folder: Where checkpoints go.
+        limit: Seconds after which it ends, if the steps are not done before.
         step: The next step.
         seconds: Time spent so far, over all sessions.
         cpu_seconds: Processor time spent so far, over all threads and sessions.
@@ -46,6 +47,7 @@ class Condensation:
     steps: int
     run_id: str
     folder: RunFolder
+    limit: float | None = None
     step: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -62,7 +64,7 @@ class Condensation:
         stop: Callable[[], bool] = lambda: False,
         checkpoint_seconds: float = 30.0,
     ) -> bool:
-        """Takes all steps that are left.
+        """Takes all steps that are left, or as many as the time allows.
 
         Args:
             on_step: Called with (steps done, loss).
@@ -78,8 +80,8 @@ class Condensation:
         begun = saved = time.perf_counter()
         cpu_begun = time.process_time()
         before, cpu_before = self.seconds, self.cpu_seconds
-        while self.step < self.steps:
-            stage = self._stage_at(self.step)
+        while self.progress() < 1:
+            stage = self._stage_at(self._position())
             if stage is not self._stage:
                 self._enter(stage)
             loss = self.take_step()
@@ -94,10 +96,19 @@ class Condensation:
             if stopping or now - saved >= checkpoint_seconds:
                 self.save()
                 saved = now
-            if stopping and self.step < self.steps:
+            if stopping and self.progress() < 1:
                 return False
         self._check_finite()
         return True
+
+    def progress(self) -> float:
+        """How much is done, from 0 to 1: of the steps, or of the time."""
+        return self._position() / self.steps
+
+    def _position(self) -> float:
+        """The step, or where a run that is as far as the time would be."""
+        timed = 0.0 if self.limit is None else self.seconds / self.limit * self.steps
+        return max(self.step, timed)
 
     def take_step(self) -> float:
         """One matching step: select, decode, match, pull back, update; returns the loss. `run` counts the steps."""
@@ -139,15 +150,16 @@ class Condensation:
         if config.schedule == "constant":
             return 1.0
         if config.schedule == "multistep":
-            passed = sum(self.step >= share * self.steps for share in config.milestones)
+            passed = sum(self.progress() >= share for share in config.milestones)
             return float(config.decay**passed)
         first, last = self._bounds[self._stage]
-        return 0.5 * (1 + math.cos(math.pi * (self.step - first) / (last - first)))
+        done = (self._position() - first) / (last - first)
+        return 0.5 * (1 + math.cos(math.pi * done))
 
     # ---- stages -------------------------------------------------------------------------------------------------
 
-    def _stage_at(self, step: int) -> Stage:
-        return next(stage for stage, (_, last) in self._bounds.items() if step < last)
+    def _stage_at(self, position: float) -> Stage:
+        return next(stage for stage, (_, last) in self._bounds.items() if position < last)
 
     def _enter(self, stage: Stage) -> None:
         self._stage = stage
@@ -165,7 +177,13 @@ class Condensation:
         for position, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{position}.{name}": value for name, value in state.items() if value is not None}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        notes = {"run_id": self.run_id, "step": self.step, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        notes = {
+            "run_id": self.run_id,
+            "step": self.step,
+            "stage": self._stage.name,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+        }
         self.folder.save_checkpoint(tensors, notes)
 
     def resume(self) -> bool:
@@ -176,7 +194,7 @@ class Condensation:
         tensors, notes = found
         self.step = int(notes["step"])
         self.seconds, self.cpu_seconds = float(notes["seconds"]), float(notes["cpu_seconds"])
-        self._enter(self._stage_at(max(self.step - 1, 0)))  # the stage whose optimizer was saved
+        self._enter(next(stage for stage in self._bounds if stage.name == notes["stage"]))
         self.parameterization.load_state_dict(_under("container.", tensors))
         self.objective.load_state_dict(_under("objective.", tensors))
         saved = self.optimizer.state_dict()

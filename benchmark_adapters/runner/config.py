@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field
 
 from benchmark_adapters.evaluator import PartConfig, Protocol, load_protocol
-from benchmark_adapters.runner.methods import choose_method
+from benchmark_adapters.runner.methods import choose_method, exchanged_container
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
 
@@ -49,6 +49,9 @@ class RunConfig(PluginConfig):
     data: dict[str, Any] = Field({}, description="settings of the data set, such as data.size for folders")
     ipc: int = Field(1, ge=1, description="budget in images per class")
     steps: int = Field(1000, ge=1, description="matching steps")
+    minutes: float | None = Field(
+        None, gt=0, description="condensation ends after so many minutes, if the steps are not done before"
+    )
     seed: int = Field(0, ge=0, description="seed of the condensation; evaluation has its own")
     optimizer: OptimizerConfig = OptimizerConfig()
     protocol: Protocol
@@ -93,7 +96,8 @@ def resolve(
     asked = {**file_values, **given}
     cell = parse_config(_Cell, {k: asked[k] for k in ("dataset", "ipc") if k in asked}, "")
     method = choose_method(asked.get("method"), asked.get("parameterization.name"), asked.get("objective.name"))
-    layers = [{"network.name": "convnet"}, method.values(cell.dataset, cell.ipc), file_values, given]
+    exchanged = exchanged_container(method, asked.get("parameterization.name"), cell.dataset, cell.ipc)
+    layers = [{"network.name": "convnet"}, method.values(cell.dataset, cell.ipc), exchanged, file_values, given]
     values: dict[str, Any] = {}
     for layer in layers:
         _overlay(values, layer)

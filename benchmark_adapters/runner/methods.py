@@ -93,5 +93,26 @@ def choose_method(method: str | None, parameterization: str | None, objective: s
     return max(known, key=closeness)
 
 
+# What a container gets under an objective that nobody published it with: a learning rate belongs to both together,
+# and Adam's steps have the same size whatever the scale of the loss.
+EXCHANGED = {"optimizer.name": "adam", "optimizer.lr": 0.01, "optimizer.schedule": "cosine"}
+
+
+def exchanged_container(method: Method, container: str | None, dataset: str, ipc: int) -> dict[str, Any]:
+    """Settings for a container that takes the place of a method's own: its own sizes, and Adam.
+
+    Args:
+        method: The method.
+        container: The container that was asked for, or None.
+        dataset: The data set, and
+        ipc: the budget, on which the container's own settings may depend.
+    """
+    if container in (None, method.parameterization):
+        return {}
+    home = load_method(str(container)).values(dataset, ipc) if container in method_names() else {}
+    own = {key: value for key, value in home.items() if key.startswith("parameterization.")}
+    return {"parameterization.name": container, **own, **EXCHANGED}
+
+
 def _within(value: Any, allowed: Any) -> bool:
     return allowed is None or value == allowed or (isinstance(allowed, tuple) and value in allowed)

@@ -150,11 +150,16 @@ def _condense_here(
         reporter.say(f"{config.parameterization.name}: takes {container.oversize():.3f} times its budget, as asked for")
     if condensation.resumed:
         reporter.say(f"continuing at step {condensation.step} of {config.steps}")
+
+    def note(loss: float) -> str:
+        timed = "" if condensation.limit is None else f", {condensation.seconds / condensation.limit:.0%} of the time"
+        return f"loss {loss:.4g}{timed}"
+
     with interruptible() as asked, reporter.job("condense", config.steps, condensation.step) as job:
         blame = f"{config.parameterization.name} with {config.objective.name}"
         with _blaming("run of", blame, "condense"):
             finished = condensation.run(
-                lambda step, loss: job.update(step, f"loss {loss:.4g}"), asked, options.checkpoint_seconds
+                lambda step, loss: job.update(step, note(loss)), asked, options.checkpoint_seconds
             )
         if not finished:
             raise Interrupted(f"interrupted at step {condensation.step} of {config.steps}; the same command continues")
@@ -183,7 +188,8 @@ def start_condensation(
     if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
         with _blaming("parameterization", config.parameterization.name, "reset"):
             container.reset(make_generator(seed_for("reset", config.seed)), real)
-    condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder)
+    limit = None if config.minutes is None else 60 * config.minutes
+    condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder, limit)
     if not condensation.resume():
         condensation.seconds = time.perf_counter() - begun
         condensation.cpu_seconds = time.process_time() - cpu_begun

@@ -148,7 +148,7 @@ class Split:
 
     Attributes:
         spec: The data set's spec.
-        pixels: uint8, ``(all rows, C, H, W)``, shared between splits and never copied.
+        pixels: uint8, ``(all rows, C, H, W)``, shared between splits and never copied; of a whitened data set float.
         labels: int64, ``(N,)``.
         index: int64, ``(N,)``: the rows of ``pixels`` that belong to this split.
     """

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from dd_plugins import registry
-from dd_plugins.api import DDPluginsError, PluginConfig, RealData, UsageError
+from dd_plugins.api import ConfigError, DDPluginsError, PluginConfig, RealData, UsageError
 from dd_plugins.datasets.build import build_real_data
+from dd_plugins.datasets.zca import whitened
 
 __all__ = ["build_real_data", "load_dataset"]
 
@@ -37,7 +38,7 @@ def load_dataset(
         device: Where the images (uint8, ``(N, C, H, W)``) and labels (int64, ``(N,)``) shall live.
         cache: Folder for decoded copies, safe to delete; by default the environment variable ``DD_PLUGINS_CACHE``,
             else ``~/.cache/dd-plugins``.
-        config: Settings of the plugin.
+        config: Settings of the plugin; ``zca: true`` goes with every data set and whitens its images.
 
     Returns:
         The data set with its three splits; the splits share one uint8 tensor.
@@ -54,7 +55,11 @@ def load_dataset(
         raise UsageError(f"data set {spec!r} needs an argument: write {plugin_spec}:PATH")
     if argument and not plugin_class.takes_argument:
         raise UsageError(f"data set {plugin_spec!r} takes no argument, but got {argument!r}")
-    plugin = plugin_class(argument, config)
+    settings = config.model_dump() if isinstance(config, PluginConfig) else dict(config or {})
+    zca = settings.pop("zca", False)
+    if not isinstance(zca, bool):
+        raise ConfigError(f"data.zca = {zca!r}: expected true or false")
+    plugin = plugin_class(argument, settings)
     root = root or Path(os.environ.get("DD_PLUGINS_DATA") or HOME / "data")
     cache = cache or Path(os.environ.get("DD_PLUGINS_CACHE") or HOME)
     try:
@@ -65,7 +70,8 @@ def load_dataset(
         error.add_note(f"raised by the data set plugin {info.spec} ({info.distribution} {info.version}, {info.value})")
         raise
     name = Path(argument).expanduser().resolve().name if argument else info.name
-    return build_real_data(name or info.name, raw, device, who=spec)
+    real = build_real_data(name or info.name, raw, device, who=spec)
+    return whitened(real, cache.expanduser()) if zca else real
 
 
 def _split_spec(spec: str) -> tuple[str, str]:
