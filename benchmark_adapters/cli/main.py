@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from benchmark_adapters.cli import compare as compare_command
 from benchmark_adapters.cli import eval as eval_command
 from benchmark_adapters.cli import listing, show
 from benchmark_adapters.cli import profile as profile_command
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run", epilog=run_command.EPILOG)(run_command.run)
+app.command("compare", epilog=compare_command.EPILOG)(compare_command.compare)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
 app.command("profile", epilog=profile_command.EPILOG)(profile_command.profile)
 app.command("yardsticks", epilog=yardsticks_command.EPILOG)(yardsticks_command.yardsticks)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark_adapters.report.statistics import Estimate
 
 if TYPE_CHECKING:
+    from benchmark_adapters.report.comparison import Entry
     from benchmark_adapters.runner.profile import Phase
 
 
@@ -20,7 +23,7 @@ def score_table(record: Mapping[str, Any], score: Mapping[str, Any], ipc: int) -
     origin = f" ({data['origin']})" if data["origin"] else ""
     split = score.get("split", "test")
     table = Table(
-        title=f"{data['name']}{origin}, IPC {ipc}, protocol {score['protocol']}, network {score['network']}",
+        title=escape(f"{data['name']}{origin}, IPC {ipc}, protocol {score['protocol']}, network {score['network']}"),
         caption=f"accuracy on the {split} set in %, mean and 95 % t-interval over n trained networks",
     )
     table.add_column("method")
@@ -81,3 +84,33 @@ def profile_table(phase: Phase, versions: Mapping[str, str]) -> Table:
         cells = [(name, "" if share is None else f"{100 * share:.0f} %") for name, share in (part, operator)]
         table.add_row(*cells[0], *cells[1])
     return table
+
+
+def comparison_table(header: Sequence[str], rows: Sequence[Sequence[str]], protocol: str) -> Table:
+    """A comparison for the terminal; columns without any entry are left out."""
+    table = Table(
+        title=escape(f"protocol {protocol}"),
+        caption="accuracy and paired differences in %, 95 % t-intervals over runs (over trials if there is one run)",
+    )
+    used = [k for k in range(len(header)) if any(row[k] for row in rows)]
+    for k in used:
+        table.add_column(header[k], justify="left" if k < 3 else "right")
+    for row in rows:
+        table.add_row(*(row[k] for k in used))
+    return table
+
+
+def matrix_table(
+    entries: Sequence[Entry], containers: Sequence[str], objectives: Sequence[str], failures: Mapping[str, str]
+) -> tuple[list[str], list[list[str]]]:
+    """Containers as rows, objectives as columns: header and cells."""
+    means = {entry.name: [fmean(trials) for trials in entry.trials.values()] for entry in entries}
+    first = {entry.name: next(iter(entry.trials.values())) for entry in entries}
+
+    def cell(name: str) -> str:
+        if name in failures or name not in means:
+            return "failed" if name in failures else ""
+        return Estimate.of(means[name] if len(means[name]) > 1 else first[name]).percent()
+
+    rows = [[container, *(cell(f"{container} + {objective}") for objective in objectives)] for container in containers]
+    return ["container", *objectives], rows

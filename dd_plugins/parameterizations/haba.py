@@ -12,7 +12,7 @@ Deviations:
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, nextafter, prod
 from typing import Any
 
 import torch
@@ -120,7 +120,13 @@ class HaBa(Parameterization):
 
     def oversize(self) -> float:
         """What the published way of counting takes, over the budget."""
-        return max(1.0, self.storage().elements / self.budget.elements) if self.config.published_size else 1.0
+        if not self.config.published_size:
+            return 1.0
+        stored = self.storage().elements
+        ratio = stored / self.budget.elements
+        if self.budget.scaled(ratio).elements < stored:  # the quotient was rounded down
+            ratio = nextafter(ratio, inf)
+        return max(1.0, ratio)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Bases and hallucinators together, with their own learning rate where one is set."""

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from dd_plugins.api import Parameterization, RealData, UsageError
+from dd_plugins.api import ConfigError, Parameterization, RealData, UsageError
 
 PADDING = 0.5  # pixel value behind the last row and column where the factor does not divide the side
 
@@ -44,7 +44,12 @@ class IDC(Parameterization):
 
     def build(self, num_images: int) -> None:
         """Allocates ``images``: float, ``(N / factor ** 2, C, H, W)``, pixels in [0, 1]."""
-        tiles = self.config.factor**2
+        factor, tiles = self.config.factor, self.config.factor**2
+        _, height, width = self.data.image_shape
+        if any((factor - 1) * ceil(side / factor) >= side for side in (height, width)):
+            raise ConfigError(
+                f"parameterization.factor = {factor}: sides of {height} and {width} would leave its last tiles empty"
+            )
         if any(count % tiles for count in self.counts):
             raise UsageError(f"idc: expected multiples of {tiles} images in every class, but got {self.counts}")
         self.images = nn.Parameter(torch.zeros(num_images // tiles, *self.data.image_shape))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,8 @@ class ExpertStore:
         partial = self.path / f"partial-{group[0]:04d}-{len(group)}.safetensors"
         networks = [self.make_network(seed_for("expert", number)).train() for number in group]
         snapshots = [[flat_weights(network).cpu()] for network in networks]
-        if partial.exists():
-            snapshots = _taken_back(partial, len(group))
+        if (before := _taken_back(partial, group)) is not None:
+            snapshots = before
             for network, taken in zip(networks, snapshots, strict=True):
                 _put(network, taken[-1])
         train = self.real.train
@@ -140,7 +140,8 @@ class ExpertStore:
             )
             for network, taken in zip(networks, snapshots, strict=True):
                 taken.append(flat_weights(network).cpu())
-            write_tensors(partial, {str(k): torch.stack(taken) for k, taken in enumerate(snapshots)}, {})
+            stacked = {str(number): torch.stack(taken) for number, taken in zip(group, snapshots, strict=True)}
+            write_tensors(partial, stacked, {})
             yield epoch
         validation = self.real.validation
         for number, network, taken in zip(group, networks, snapshots, strict=True):
@@ -149,10 +150,13 @@ class ExpertStore:
         partial.unlink(missing_ok=True)
 
 
-def _taken_back(partial: Path, count: int) -> list[list[Tensor]]:
-    tensors: Mapping[str, Tensor]
+def _taken_back(partial: Path, group: Sequence[int]) -> list[list[Tensor]] | None:
+    """The snapshots that an interrupted training left; None where it left none of just these experts."""
+    if not partial.exists():
+        return None
     tensors, _ = read_tensors(partial)
-    return [list(tensors[str(k)]) for k in range(count)]
+    names = [str(number) for number in group]
+    return [list(tensors[name]) for name in names] if set(names) == set(tensors) else None
 
 
 @torch.no_grad()

@@ -1,0 +1,133 @@
+"""dd-bench compare: methods head to head, or containers times objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark_adapters.cli.options import (
+    RUN_PANEL,
+    Assignments,
+    Chunk,
+    DataRoot,
+    Dataset,
+    Device,
+    Ipc,
+    Out,
+    ProtocolName,
+)
+
+EPILOG = """
+**Examples**
+
+`dd-bench compare --methods dc,dsa,dm,hmn --dataset digits --ipc 5 --runs 3`
+
+`dd-bench compare --methods idc,hmn --dataset cifar10 --time-limit 5 --baseline idc --format markdown`
+
+`dd-bench compare --methods mtt,hmn --set mtt:objective.experts=10 --set network.width=32`
+
+`dd-bench compare --matrix --params pixel,idc,rtp,hmn --objectives dc,dm,idc --dataset digits --ipc 5`
+
+A `--set` with the name of a method before a colon holds for that method alone. Runs that are there are reused; a failing
+method does not stop the others, and the exit code is 1 then.
+"""
+BASELINES = "dc,dsa,dm,cafe,mtt,idc,haba,rtp,hmn"
+
+
+class Format(StrEnum):
+    """How the table is printed."""
+
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    latex = "latex"
+
+
+def compare(
+    methods: Annotated[str, typer.Option(help="Methods, joined by commas.", rich_help_panel=RUN_PANEL)] = BASELINES,
+    matrix: Annotated[
+        bool,
+        typer.Option("--matrix", help="Containers x objectives instead of methods.", rich_help_panel=RUN_PANEL),
+    ] = False,
+    params: Annotated[
+        str, typer.Option(help="Containers of the matrix, joined by commas.", rich_help_panel=RUN_PANEL)
+    ] = "pixel,idc,haba,rtp,hmn",
+    objectives: Annotated[
+        str, typer.Option(help="Objectives of the matrix, joined by commas.", rich_help_panel=RUN_PANEL)
+    ] = "idc",
+    dataset: Dataset = None,
+    ipc: Ipc = None,
+    protocol: ProtocolName = None,
+    runs: Annotated[
+        int, typer.Option(min=1, help="Condensations of each method, with seeds 0, 1, ...", rich_help_panel=RUN_PANEL)
+    ] = 1,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Networks trained on each set.", rich_help_panel=RUN_PANEL)
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Minutes of each condensation, at most.", rich_help_panel=RUN_PANEL),
+    ] = None,
+    baseline: Annotated[
+        str, typer.Option(help="What differences are taken to.", rich_help_panel=RUN_PANEL)
+    ] = "random real",
+    assignments: Assignments = None,
+    output: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.table,
+    chunk: Chunk = None,
+    device: Device = None,
+    data_root: DataRoot = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Compare methods under one protocol, with intervals, paired differences and published numbers."""
+    from rich.console import Console
+
+    from benchmark_adapters.report import comparison as report
+    from benchmark_adapters.report.tables import comparison_table, matrix_table
+    from benchmark_adapters.runner import compare as runner
+    from benchmark_adapters.runner.pipeline import Interrupted, Options
+    from benchmark_adapters.runner.progress import Reporter
+    from benchmark_adapters.runner.system import choose_device, keep_freed_memory
+    from dd_plugins.api import UsageError
+
+    extra = [*(assignments or [])]
+    extra += [f"protocol.trials={trials}"] if trials else []
+    extra += [f"minutes={time_limit}"] if time_limit else []
+    names = _names(methods)
+    if matrix:
+        taking_part = runner.matrix(_names(params), _names(objectives), extra)
+    else:
+        taking_part = runner.contenders(names, extra)
+        if baseline not in (report.RANDOM, *names):
+            raise UsageError(f"--baseline {baseline!r} takes no part; there are {', '.join([report.RANDOM, *names])}")
+    keep_freed_memory()
+    console = Console(stderr=output is not Format.table)
+    options = Options(out, choose_device(device), data_root, chunk_size=chunk)
+    shared = {"dataset": dataset, "ipc": ipc, "protocol": protocol}
+    try:
+        found = runner.compare(taking_part, shared, runs, options, Reporter(console))
+    except Interrupted as interrupted:
+        raise KeyboardInterrupt(str(interrupted)) from None
+    scored = next(iter(found.configs.values())).protocol
+    entries = report.entries(found.records, scored)
+    header: Sequence[str] = report.HEADER
+    rows: Sequence[Sequence[str]]
+    if matrix:
+        header, rows = matrix_table(entries, _names(params), _names(objectives), found.failures)
+    else:
+        rows = report.rows(entries, scored, baseline)
+    if output is Format.table:
+        console.print(comparison_table(header, rows, scored.name))
+    else:
+        typer.echo(report.FORMATS[output.value](header, rows))
+    for name, why in found.failures.items():
+        typer.echo(f"dd-bench: {name} failed: {why}", err=True)
+    if found.failures:
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

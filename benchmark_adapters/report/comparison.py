@@ -1,0 +1,171 @@
+"""Methods head to head: one row each, differences paired, published numbers beside ours."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from benchmark_adapters.evaluator import Protocol
+from benchmark_adapters.report.references import published
+from benchmark_adapters.report.statistics import Difference, Estimate, holm
+from dd_plugins.training import Plan
+
+RANDOM = "random real"
+HEADER = (
+    "method", "container", "objective", "elements", "bytes", "x budget", "images/class", "SGD steps", "runs x trials",
+    "accuracy %", "difference", "p (Holm)", "seconds", "peak MiB", "published",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands behind one row: the accuracies of every run, trial by trial.
+
+    Attributes:
+        name: The row's name.
+        trials: For each seed the accuracies of its trials.
+        record: One of its records, or of its yardstick's.
+        seconds: Condensation time of each run.
+        peaks: Peak memory of each run, MiB.
+    """
+
+    name: str
+    trials: dict[int, tuple[float, ...]]
+    record: Mapping[str, Any]
+    seconds: tuple[float, ...] = ()
+    peaks: tuple[float, ...] = ()
+
+
+def entries(records: Mapping[str, Sequence[Mapping[str, Any]]], protocol: Protocol) -> list[Entry]:
+    """Rows for every method, and for the random real subsets that were scored beside them.
+
+    Args:
+        records: For each method the records of its runs.
+        protocol: Scores of other protocols are left out.
+    """
+    made = []
+    random: dict[int, tuple[float, ...]] = {}
+    shown: Mapping[str, Any] | None = None
+    for name, runs in records.items():
+        trials = {int(r["config"]["seed"]): _trials(r["scores"], protocol) for r in runs}
+        if not runs:
+            continue
+        made.append(
+            Entry(
+                name,
+                trials,
+                runs[0],
+                tuple(float(r["condensation"]["seconds"]) for r in runs),
+                tuple(float(r["condensation"]["peak_memory_mib"]) for r in runs),
+            )
+        )
+        for record in runs:
+            for yardstick in record["yardsticks"]:
+                if yardstick["name"] == RANDOM and yardstick["protocol_hash"] == protocol.hash:
+                    # A data set in another space (ZCA) has yardsticks of its own; the first one stays.
+                    random.setdefault(int(record["config"]["seed"]), tuple(yardstick["trials"]))
+                    shown = shown or {**record, **yardstick, "storage": _storage(yardstick, record)}
+    if shown is not None:
+        made.insert(0, Entry(RANDOM, random, shown))
+    return made
+
+
+def rows(found: Sequence[Entry], protocol: Protocol, baseline: str = RANDOM) -> list[tuple[str, ...]]:
+    """The table's cells.
+
+    Differences are paired by seed (means over trials), or by trial where every method has one run only: trial k of all
+    methods begins with the same weights. Holm's correction is over all methods but the baseline.
+    """
+    base = next((entry for entry in found if entry.name == baseline), None)
+    differences = {e.name: _difference(e, base) for e in found if base is not None and e.name != baseline}
+    tested = [(name, d.p) for name, d in differences.items() if d is not None and d.p is not None]
+    corrected = dict(zip([name for name, _ in tested], holm([p for _, p in tested]), strict=True))
+    return [_row(entry, protocol, differences.get(entry.name), corrected.get(entry.name)) for entry in found]
+
+
+def markdown(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *table]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def as_csv(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+    """Comma-separated values."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *table])
+    return file.getvalue().rstrip("\n")
+
+
+def latex(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+    """A LaTeX tabular."""
+    lines = [" & ".join(map(_escaped, row)) + r" \\" for row in [header, *table]]
+    columns = "l" * len(header)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", lines[0], r"\hline", *lines[1:], r"\end{tabular}"])
+
+
+FORMATS = {"markdown": markdown, "csv": as_csv, "latex": latex}
+
+
+def _row(entry: Entry, protocol: Protocol, difference: Difference | None, p: float | None) -> tuple[str, ...]:
+    record, config = entry.record, entry.record["config"]
+    storage, counts = record["storage"], record["images_per_class"]
+    own = entry.name != RANDOM
+    plan = Plan.of(protocol.train, sum(counts), config["ipc"] * len(counts))
+    means = [fmean(trials) for trials in entry.trials.values()]
+    first = next(iter(entry.trials.values()))
+    estimate = Estimate.of(means if len(means) > 1 else first)
+    source = published(entry.name, record["data"]["name"], config["ipc"])
+    return (
+        entry.name,
+        config["parameterization"]["name"] if own else "pixel",
+        config["objective"]["name"] if own else "",
+        f"{storage['elements']:,}",
+        f"{storage['bytes']:,}",
+        f"{storage['elements'] / storage['budget']:.3f}",
+        f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}",
+        f"{plan.total:,}",
+        f"{len(means)} x {len(first)}",
+        _percent(estimate),
+        "" if difference is None else _percent(difference.estimate, signed=True),
+        "" if p is None else f"{p:.3g}",
+        f"{fmean(entry.seconds):.0f}" if entry.seconds else "",
+        f"{max(entry.peaks):,.0f}" if entry.peaks else "",
+        "" if source is None else f"{source.percent:.1f} ({source.source})",
+    )
+
+
+def _difference(entry: Entry, base: Entry) -> Difference | None:
+    shared = sorted(set(entry.trials) & set(base.trials))
+    if not shared:
+        return None
+    if len(shared) > 1:
+        pairs = [(fmean(entry.trials[seed]), fmean(base.trials[seed])) for seed in shared]
+    else:
+        pairs = list(zip(entry.trials[shared[0]], base.trials[shared[0]], strict=False))
+    return Difference.of(*zip(*pairs, strict=True))
+
+
+def _trials(scores: Sequence[Mapping[str, Any]], protocol: Protocol) -> tuple[float, ...]:
+    (found,) = [score for score in scores if score["protocol_hash"] == protocol.hash]
+    return tuple(found["trials"])
+
+
+def _storage(yardstick: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, int]:
+    budget = record["storage"]["budget"]
+    return {"elements": yardstick["elements"], "bytes": yardstick["bytes"], "budget": budget}
+
+
+def _percent(estimate: Estimate, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    spread = "" if estimate.half_width is None else f" +- {100 * estimate.half_width:.1f}"
+    return f"{100 * estimate.mean:{sign}.1f}{spread}"
+
+
+def _escaped(text: str) -> str:
+    for plain, written in (("\\", r"\textbackslash "), ("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("+-", r"$\pm$")):
+        text = text.replace(plain, written)
+    return text

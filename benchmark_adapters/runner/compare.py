@@ -1,0 +1,126 @@
+"""Many runs of many methods: what is missing is made, what is there is read, and a failure stops nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmark_adapters.runner.config import RunConfig, resolve
+from benchmark_adapters.runner.pipeline import Options, run
+from benchmark_adapters.runner.progress import Reporter
+from dd_plugins.api import DDPluginsError, UsageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of a comparison: a name, the flags that make its runs, and what ``--set`` says for it alone."""
+
+    name: str
+    flags: Mapping[str, Any]
+    assignments: tuple[str, ...] = ()
+
+
+@dataclass
+class Comparison:
+    """What a comparison has found.
+
+    Attributes:
+        configs: For each contender the configuration of its first run.
+        records: For each contender the records of its finished runs.
+        failures: For each contender that failed why, in one line.
+    """
+
+    configs: dict[str, RunConfig] = field(default_factory=dict)
+    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def contenders(names: Sequence[str], assignments: Sequence[str]) -> list[Contender]:
+    """Named methods, with the assignments that hold for all (``a.b=c``) or for one (``METHOD:a.b=c``).
+
+    Raises:
+        UsageError: If an assignment is for a method that does not take part.
+    """
+    common, single = split_assignments(names, assignments)
+    return [Contender(name, {"method": name}, (*common, *single.get(name, ()))) for name in names]
+
+
+def matrix(containers: Sequence[str], objectives: Sequence[str], assignments: Sequence[str]) -> list[Contender]:
+    """Every container with every objective, named ``container + objective``."""
+    pairs = [(container, objective) for container in containers for objective in objectives]
+    names = [f"{container} + {objective}" for container, objective in pairs]
+    return [
+        Contender(name, {"parameterization": container, "objective": objective}, tuple(assignments))
+        for name, (container, objective) in zip(names, pairs, strict=True)
+    ]
+
+
+def compare(
+    taking_part: Sequence[Contender],
+    shared: Mapping[str, Any],
+    runs: int,
+    options: Options,
+    reporter: Reporter,
+) -> Comparison:
+    """Makes every run that is not there yet, one seed of all methods after the other.
+
+    Args:
+        taking_part: The contenders.
+        shared: Flags of all runs: data set, IPC, protocol.
+        runs: Condensations of each, with seeds 0, 1, ...
+        options: Where and how.
+        reporter: Shows the progress.
+
+    Raises:
+        UsageError: If a configuration is wrong, before anything is run.
+    """
+    found = Comparison()
+    planned = list(_planned(taking_part, shared, runs))
+    protocols = {config.protocol.hash for _, config in planned}
+    if len(protocols) > 1:
+        raise UsageError("all methods of a comparison need one protocol; --set protocol... must hold for all of them")
+    for contender, config in planned:
+        found.configs.setdefault(contender.name, config)
+        found.records.setdefault(contender.name, [])
+        if contender.name in found.failures:
+            continue
+        reporter.say(f"{contender.name}, seed {config.seed}")
+        try:
+            found.records[contender.name].append(run(config, options, reporter))
+        except DDPluginsError as error:
+            found.failures[contender.name] = str(error)
+        except Exception as error:
+            logger.exception("%s", contender.name)
+            found.failures[contender.name] = f"{type(error).__name__}: {error}"
+        if contender.name in found.failures:
+            reporter.say(f"{contender.name} failed: {found.failures[contender.name]}")
+    return found
+
+
+def split_assignments(
+    names: Sequence[str], assignments: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Assignments for all, and those for single methods."""
+    common: list[str] = []
+    single: dict[str, tuple[str, ...]] = {}
+    for text in assignments:
+        head, colon, rest = text.partition(":")
+        if not colon or "=" in head:
+            common.append(text)
+        elif head not in names:
+            raise UsageError(f"--set {text}: {head!r} takes no part; there are {', '.join(names)}")
+        else:
+            single[head] = (*single.get(head, ()), rest)
+    return tuple(common), single
+
+
+def _planned(
+    taking_part: Sequence[Contender], shared: Mapping[str, Any], runs: int
+) -> Iterator[tuple[Contender, RunConfig]]:
+    for seed in range(runs):
+        for contender in taking_part:
+            yield contender, resolve({**shared, **contender.flags, "seed": seed}, contender.assignments)
