@@ -701,16 +701,26 @@ def test_every_parameter_is_in_one_group(kind):
     torch.optim.SGD(groups, lr=1.0)
 
 
-@pytest.mark.parametrize("kind", list(PUBLISHED))
-def test_only_the_generator_decides(kind):
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("idc", {}),
+        ("idc", {"init": "real"}),
+        ("idc", {"init": "noise"}),
+        ("haba", {}),
+        ("haba", {"grey": True}),
+        ("rtp", {}),
+    ],
+)
+def test_only_the_generator_decides(kind, config):
     def globals_now():
         return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
 
     before = globals_now()
-    one, other = make_published(kind, 1), make_published(kind, 2)
+    one, other = (make_published(kind, seed, **config) for seed in (1, 2))
     assert globals_now() == before
     torch.rand(3), random.random(), np.random.rand()
-    real, again = make_real(), make_published(kind, 3)
+    real, again = make_real(), make_published(kind, 3, **config)
     again.reset(make_generator(1), real)  # nothing is left of the first time
     for (name, first), second, third in zip(
         one.named_parameters(), again.parameters(), other.parameters(), strict=True

@@ -93,6 +93,8 @@ def test_score_table_names_the_protocol_and_both_yardstick_and_method():
     made = record(1, [0.8, 0.9])
     text = printed(score_table(made, made["scores"][0], 1))
     assert "protocol dsa" in text
+    changed = {**made["scores"][0], "protocol": "dsa[epochs=3,width=8]"}
+    assert "dsa[epochs=3,width=8]" in printed(score_table(made, changed, 1))
     assert "random real" in text
     assert "85.00 +-" in text
     assert "3-4" in text

@@ -63,7 +63,7 @@ def unrolled(network, start, images, batches, lr, momentum, goal, detached=False
 
 
 def relative(found, expected):
-    return float((found - expected).norm() / expected.norm())
+    return ((found - expected).norm() / expected.norm()).item()
 
 
 def pulled(network, start, images, batches, lr, momentum, goal, **options):

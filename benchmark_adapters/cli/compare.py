@@ -32,8 +32,8 @@ EPILOG = """
 
 `dd-bench compare --matrix --params pixel,idc,rtp,hmn --objectives dc,dm,idc --dataset digits --ipc 5`
 
-A `--set` with the name of a method before a colon holds for that method alone. Runs that are there are reused; a failing
-method does not stop the others, and the exit code is 1 then.
+A `--set` with the name of a method before a colon holds for that method alone. Runs that are there are reused; a
+failing method does not stop the others, and the exit code is 1 then.
 """
 BASELINES = "dc,dsa,dm,cafe,mtt,idc,haba,rtp,hmn"
 

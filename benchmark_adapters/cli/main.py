@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from benchmark_adapters.cli import compare as compare_command
 from benchmark_adapters.cli import eval as eval_command
+from benchmark_adapters.cli import experts as experts_command
 from benchmark_adapters.cli import listing, show
 from benchmark_adapters.cli import profile as profile_command
 from benchmark_adapters.cli import run as run_command
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("run", epilog=run_command.EPILOG)(run_command.run)
 app.command("compare", epilog=compare_command.EPILOG)(compare_command.compare)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
+app.command("experts", epilog=experts_command.EPILOG)(experts_command.experts)
 app.command("profile", epilog=profile_command.EPILOG)(profile_command.profile)
 app.command("yardsticks", epilog=yardsticks_command.EPILOG)(yardsticks_command.yardsticks)
 app.command("list", epilog=listing.EPILOG)(listing.list_plugins)

@@ -72,9 +72,9 @@ def _span(counts: Sequence[int]) -> str:
 
 def profile_table(phase: Phase, versions: Mapping[str, str]) -> Table:
     """The parts of a phase beside the operators that take most time of their own."""
+    times = f"{1000 * phase.seconds:.0f} ms per {phase.unit} ({1000 * phase.cpu_seconds:.0f} ms of processor time"
     table = Table(
-        title=f"{phase.name}: {1000 * phase.seconds:.0f} ms per {phase.unit} ({1000 * phase.cpu_seconds:.0f} ms of "
-        f"processor time, {versions['threads']} threads)",
+        title=escape(f"{phase.name}: {times}, {versions['threads']} threads)"),
         caption=phase.notes,
     )
     for name in (f"part of the {phase.unit}", "operator"):

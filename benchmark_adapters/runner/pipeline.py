@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
@@ -197,6 +197,16 @@ def start_condensation(
     return condensation
 
 
+def network_factory(config: RunConfig, real: RealData, device: torch.device) -> Callable[[int], Network]:
+    """From a seed to a freshly initialised network of the condensation."""
+    spec, name, settings = real.spec, config.network.name, config.network.settings
+
+    def make_network(seed: int) -> Network:
+        return build_network(name, spec.image_shape, spec.num_classes, settings, seed=seed, device=device)
+
+    return make_network
+
+
 def _prepared_objective(
     config: RunConfig, real: RealData, container: Parameterization, options: Options, reporter: Reporter
 ) -> MatchingObjective:
@@ -204,14 +214,9 @@ def _prepared_objective(
         real.spec, config.objective.settings
     )
 
-    def make_network(seed: int) -> Network:
-        spec = real.spec
-        name, settings = config.network.name, config.network.settings
-        return build_network(name, spec.image_shape, spec.num_classes, settings, seed=seed, device=options.device)
-
     generator = make_generator(seed_for("objective", config.seed))
     context = Context(
-        make_network,
+        network_factory(config, real, options.device),
         generator,
         config.steps,
         options.device,

@@ -56,3 +56,11 @@ class DM(DifferentiableObjective):
         synthetic = network.embed(self.augmentation(images, draw, targets.cpu()))
         present, means = class_means(synthetic, targets, classes)
         return (means - expected)[present].square().sum()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The generator."""
+        return {"generator": self.context.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what :meth:`state_dict` returned."""
+        self.context.generator.set_state(state["generator"])

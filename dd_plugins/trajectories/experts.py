@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ class ExpertStore:
     def train(
         self,
         count: int,
-        at_once: int = 1,
+        at_once: int | None = None,
         on_epoch: Callable[[int], None] = lambda done: None,
         strategy: Strategy = "auto",
     ) -> None:
@@ -92,7 +93,7 @@ class ExpertStore:
 
         Args:
             count: How many experts there shall be.
-            at_once: How many are trained together.
+            at_once: How many are trained together; None: all on a GPU, one on the CPU.
             on_epoch: Called with the epochs done, over all missing experts.
             strategy: Of the training loop.
         """
@@ -100,6 +101,7 @@ class ExpertStore:
         about = {"data": self.real.spec.to_dict(), "recipe": self.recipe.model_dump(mode="json")}
         write_atomically(self.path / "experts.json", (json.dumps(about, indent=2) + "\n").encode())
         missing, done = self.missing(count), 0
+        at_once = at_once or (sys.maxsize if self.real.train.labels.is_cuda else 1)
         for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
             for _ in self._train_together(group, strategy):
                 done += len(group)

@@ -9,7 +9,6 @@ Deviations:
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -90,7 +89,7 @@ class TrajectoryMatching(MatchingObjective):
         missing = len(self.store.missing(self.config.experts))
         if missing:
             with context.job("train experts", missing * recipe.epochs) as update:
-                self.store.train(self.config.experts, sys.maxsize if targets.is_cuda else 1, update)
+                self.store.train(self.config.experts, on_epoch=update)
 
     def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
         """One trajectory from an expert's weights, and the gradient through all of it."""
