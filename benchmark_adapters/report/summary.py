@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
@@ -14,8 +15,16 @@ from dd_plugins.api import UsageError
 
 HEADER = (
     "data set", "IPC", "protocol", "network", "method", "elements", "images/class", "condensations", "trials",
-    "accuracy %", "seconds",
+    "accuracy %", "steps", "seconds", "processor seconds",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One condensation of a row: what it noted, and its trials."""
+
+    condensation: Mapping[str, Any]
+    trials: tuple[float, ...]
 
 
 def committed_records() -> list[dict[str, Any]]:
@@ -51,17 +60,16 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     The interval is a 95 % t-interval over condensations, each represented by the mean of its trials; with a single
     condensation it is over the trials, and says so.
     """
-    groups: dict[tuple[str, ...], list[tuple[Mapping[str, Any], float, tuple[float, ...]]]] = {}
+    groups: dict[tuple[str, ...], list[_Member]] = {}
     for record in records:
         for entry in [*record["scores"], *record["yardsticks"]]:
             own = "name" not in entry
             holder = record if own else entry
             key = _key(record, entry, holder, _condensed(record) if own else "")
-            seconds = float(record["condensation"].get("seconds", 0)) if own else 0.0
             seen = groups.setdefault(key, [])
-            if own or all(tuple(entry["trials"]) != trials for _, _, trials in seen):
-                seen.append((record, seconds, tuple(entry["trials"])))
-    ordered = sorted(groups.items(), key=lambda item: (*item[0][:4], int(item[0][1]), item[0][4]))
+            if own or all(tuple(entry["trials"]) != member.trials for member in seen):
+                seen.append(_Member(record["condensation"] if own else {}, tuple(entry["trials"])))
+    ordered = sorted(groups.items(), key=lambda item: (*item[0][:4], int(item[0][1]), item[0][4], _time(item[1])))
     return [_row(key, members) for key, members in ordered]
 
 
@@ -88,15 +96,22 @@ def _condensed(record: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
 
 
-def _row(
-    key: tuple[str, ...], members: Sequence[tuple[Mapping[str, Any], float, tuple[float, ...]]]
-) -> tuple[str, ...]:
-    means = [fmean(trials) for _, _, trials in members]
+def _row(key: tuple[str, ...], members: Sequence[_Member]) -> tuple[str, ...]:
+    means = [fmean(member.trials) for member in members]
     single = len(members) == 1
-    estimate = Estimate.of(members[0][2] if single else means)
+    estimate = Estimate.of(members[0].trials if single else means)
     spread = "" if estimate.half_width is None else f" +- {100 * estimate.half_width:.1f}"
     over = " (trials)" if single and spread else ""
-    seconds = fmean(seconds for _, seconds, _ in members)
-    trials = "+".join(sorted({str(len(trials)) for _, _, trials in members}))
+    trials = "+".join(sorted({str(len(member.trials)) for member in members}))
     accuracy = f"{100 * estimate.mean:.1f}{spread}{over}"
-    return (*key[:-1], str(len(members)), trials, accuracy, f"{seconds:.0f}" if seconds else "")
+    cost = [_mean([member.condensation.get(key) for member in members]) for key in ("steps", "seconds", "cpu_seconds")]
+    return (*key[:-1], str(len(members)), trials, accuracy, *cost)
+
+
+def _time(members: Sequence[_Member]) -> float:
+    return fmean(float(member.condensation.get("seconds", 0)) for member in members)
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):,.0f}" if known else ""

@@ -1,0 +1,41 @@
+"""dd-bench plot: accuracy against condensation time, from records."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = """
+**Examples**
+
+`dd-bench plot runs/*/ --to curve.png`
+
+`dd-bench plot --dataset cifar10 --to curve.png` draws the records that come with the package
+"""
+
+
+class Axis(StrEnum):
+    """What the picture is drawn against."""
+
+    seconds = "seconds"
+    processor = "cpu_seconds"
+    steps = "steps"
+
+
+def plot(
+    records: Annotated[list[Path] | None, typer.Argument(help="Run folders or record files.")] = None,
+    to: Annotated[Path, typer.Option(help="The picture; its ending decides the format.")] = Path("curve.png"),
+    against: Annotated[Axis, typer.Option(help="Condensation's wall time, processor time, or steps.")] = Axis.seconds,
+    dataset: Annotated[str | None, typer.Option(help="Only the records of this data set.")] = None,
+) -> None:
+    """Draw accuracy against condensation time, a line for each method, with yardsticks."""
+    from benchmark_adapters.report.curves import save_curve
+    from benchmark_adapters.report.summary import committed_records, read_records
+
+    chosen = [path for path in records or [] if not path.is_dir() or (path / "record.json").is_file()]
+    found = read_records(chosen) if records else committed_records()
+    save_curve(to, [r for r in found if dataset in (None, r["data"]["name"])], against.value)
+    typer.echo(f"picture: {to}")

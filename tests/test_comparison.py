@@ -1,0 +1,201 @@
+"""Methods head to head: statistics, tables, what is reused, and what a failure leaves alone."""
+
+import csv
+import json
+
+import pytest
+from scipy import stats
+from tiny_runs import command
+
+from benchmark_adapters.evaluator import load_protocol
+from benchmark_adapters.report import comparison
+from benchmark_adapters.report.curves import save_curve
+from benchmark_adapters.report.references import published
+from benchmark_adapters.report.statistics import Difference, holm
+from benchmark_adapters.runner.compare import contenders, matrix
+from dd_plugins.api import BudgetTooSmall, UsageError
+
+PROTOCOL = load_protocol("dsa")
+TINY = ["network.width=4", "protocol.network.width=4", "protocol.train.epochs=2", "steps=2"]
+
+
+def record(name, seed, trials, random=(0.2, 0.3), elements=100):
+    score = {"protocol": "dsa", "protocol_hash": PROTOCOL.hash, "network": "convnet"}
+    return {
+        "name": name,
+        "data": {"name": "cifar10", "origin": ""},
+        "config": {"ipc": 1, "seed": seed, "parameterization": {"name": "pixel"}, "objective": {"name": "dm"}},
+        "storage": {"elements": elements, "bytes": 4 * elements, "budget": 80},
+        "images_per_class": [3] * 10,
+        "condensation": {"seconds": 10.0 * (seed + 1), "peak_memory_mib": 1000.0 + seed, "steps": 5},
+        "scores": [{**score, "trials": list(trials)}],
+        "yardsticks": [
+            {**score, "name": "random real", "elements": 80, "bytes": 320, "images_per_class": [1] * 10,
+             "trials": list(random)}
+        ],
+    }  # fmt: skip
+
+
+def table(records, baseline="random real"):
+    found = comparison.rows(comparison.entries(records, PROTOCOL), PROTOCOL, baseline)
+    return {row[0]: dict(zip(comparison.HEADER, row, strict=True)) for row in found}
+
+
+# ---- statistics ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [[0.01, 0.04, 0.03], [0.5], [0.2, 0.2, 0.001, 0.9], [0.04, 0.03, 0.02, 0.01]])
+def test_holm_equals_its_definition(values):
+    """Adjusted p of rank k: the largest of (m - j + 1) p_j over the ranks j up to k, at most 1."""
+    ranked = sorted(values)
+    expected = {
+        p: min(1.0, max((len(values) - j) * q for j, q in enumerate(ranked) if j <= ranked.index(p))) for p in values
+    }
+    assert holm(values) == pytest.approx([expected[p] for p in values])
+
+
+def test_paired_difference_equals_a_one_sample_test_of_the_gaps():
+    ours, theirs = [0.5, 0.6, 0.55, 0.7], [0.45, 0.5, 0.56, 0.6]
+    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+    found = Difference.of(ours, theirs)
+    assert found.p == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue)
+    low, high = stats.t.interval(0.95, 3, loc=sum(gaps) / 4, scale=stats.sem(gaps))
+    assert found.estimate.mean == pytest.approx((low + high) / 2)
+    assert found.estimate.half_width == pytest.approx((high - low) / 2)
+
+
+def test_no_test_without_spread():
+    assert Difference.of([0.5, 0.6], [0.4, 0.5]).p is None
+    assert Difference.of([0.5], [0.4]).p is None
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_pair_by_seed_and_correct_over_all_methods():
+    a = [record("a", seed, trials) for seed, trials in enumerate([(0.5, 0.6), (0.6, 0.8), (0.5, 0.5)])]
+    b = [record("b", seed, trials) for seed, trials in enumerate([(0.3, 0.3), (0.3, 0.4), (0.2, 0.3)])]
+    rows = table({"a": a, "b": b}, baseline="b")
+    p = stats.ttest_rel([0.55, 0.7, 0.5], [0.3, 0.35, 0.25]).pvalue
+    q = stats.ttest_rel([0.25] * 3, [0.3, 0.35, 0.25]).pvalue
+    assert float(rows["a"]["p (Holm)"]) == pytest.approx(min(1, 2 * p), rel=1e-2)
+    assert float(rows["random real"]["p (Holm)"]) == pytest.approx(max(2 * p, q), rel=1e-2)
+    assert rows["a"]["difference"].startswith("+28.3")
+    assert rows["b"]["difference"] == ""
+    assert (rows["a"]["runs x trials"], rows["a"]["seconds"], rows["a"]["peak MiB"]) == ("3 x 2", "20", "1,002")
+
+
+def test_one_run_each_is_paired_by_trial():
+    rows = table({"a": [record("a", 0, (0.5, 0.7, 0.6), random=(0.1, 0.4, 0.3))]})
+    assert float(rows["a"]["p (Holm)"]) == pytest.approx(
+        stats.ttest_rel([0.5, 0.7, 0.6], [0.1, 0.4, 0.3]).pvalue, rel=1e-2
+    )
+
+
+def test_costs_and_published_numbers_stand_beside():
+    rows = table({"dm": [record("dm", 0, (0.5, 0.6))]})
+    assert rows["dm"]["x budget"] == "1.250"
+    assert rows["dm"]["SGD steps"] == "1,001"  # 30 images are one batch
+    assert rows["dm"]["published"].startswith("26.0 (")
+    assert rows["random real"]["published"] == ""
+    assert published("hmn", "cifar10", 10).percent == 73.7
+    assert published("hmn", "digits", 1) is None
+
+
+def test_formats():
+    header, rows = ("a", "b %"), [("x_1", "1 +- 2"), ("y", "3,000")]
+    assert comparison.markdown(header, rows).splitlines()[1] == "| --- | --- |"
+    assert list(csv.reader(comparison.as_csv(header, rows).splitlines())) == [list(header), *map(list, rows)]
+    text = comparison.latex(header, rows)
+    assert r"x\_1 & 1 $\pm$ 2 \\" in text
+    assert r"b \%" in text
+
+
+# ---- contenders ----------------------------------------------------------------------------------------------------
+
+
+def test_assignments_for_all_and_for_one():
+    first, second = contenders(["dm", "mtt"], ["ipc=2", "mtt:objective.experts=3", "data.path=C:/x"])
+    assert first.assignments == ("ipc=2", "data.path=C:/x")
+    assert second.assignments == ("ipc=2", "data.path=C:/x", "objective.experts=3")
+    with pytest.raises(UsageError, match="takes no part"):
+        contenders(["dm"], ["mtt:objective.experts=3"])
+
+
+def test_matrix_is_every_pair():
+    assert [c.name for c in matrix(["a", "b"], ["x", "y"], [])] == ["a + x", "a + y", "b + x", "b + y"]
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_compare_carries_on_past_a_failure_and_reuses_what_is_there(tmp_path, capsys, monkeypatch):
+    sets = [word for text in [*TINY, "dm:objective.batch_real=4", "rtp:parameterization.bases=900"]
+            for word in ("--set", text)]  # fmt: skip
+    words = ["compare", "--methods", "dm,rtp,pixel", "--set", "pixel:objective.max_updates=2", "--ipc", "2",
+             "--trials", "2", "--device", "cpu", "--format", "csv", "--out", tmp_path, *sets]  # fmt: skip
+    assert command(*words) == 1
+    printed = capsys.readouterr()
+    assert "rtp failed: rtp: 900 bases and one image per class need" in printed.err
+    rows = list(csv.reader(printed.out.splitlines()))
+    assert [row[0] for row in rows[1:]] == ["random real", "dm", "pixel"]
+
+    def condense(config, *_):
+        assert config.parameterization.name == "rtp", "condensed again"
+        raise BudgetTooSmall("still too small")
+
+    monkeypatch.setattr("benchmark_adapters.runner.pipeline._condense", condense)
+    assert command(*words) == 1
+    assert list(csv.reader(capsys.readouterr().out.splitlines())) == rows
+
+
+def test_a_matrix_says_which_pair_cannot_work(tmp_path, capsys):
+    sets = [word for text in [*TINY, "minutes=5"] for word in ("--set", text)]
+    words = ["compare", "--matrix", "--params", "pixel,rtp", "--objectives", "dm,haba", "--ipc", "2", "--trials", "2"]
+    assert command(*words, "--device", "cpu", "--format", "csv", "--out", tmp_path, *sets) == 1
+    printed = capsys.readouterr()
+    assert "pixel + haba failed: objective haba needs a container with shared components" in printed.err
+    rows = list(csv.reader(printed.out.splitlines()))
+    assert rows[0] == ["container", "dm", "haba"]
+    assert [(row[0], row[2]) for row in rows[1:]] == [("pixel", "failed"), ("rtp", "failed")]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--methods", "dm,nothing"], "unknown method 'nothing'"),
+        (["--methods", "dm", "--baseline", "hmn"], "--baseline 'hmn' takes no part"),
+        (["--methods", "dm", "--set", "hmn:ipc=2"], "'hmn' takes no part"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(words, told, tmp_path, capsys):
+    assert command("compare", *words, "--out", tmp_path / "runs") == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- experts and curves --------------------------------------------------------------------------------------------
+
+
+def test_experts_ahead_of_a_run_are_found_by_it(tmp_path, capsys):
+    sets = ["network.width=4", "objective.training_epochs=3", "objective.max_start_epoch=2", "objective.syn_steps=2"]
+    sets = [word for text in sets for word in ("--set", text)]
+    assert command("experts", "--num", "2", "--device", "cpu", "--out", tmp_path, *sets) == 0
+    assert "2 of 2 experts are missing" in capsys.readouterr().out
+    assert command("experts", "--num", "2", "--device", "cpu", "--out", tmp_path, *sets) == 0
+    assert "0 of 2 experts are missing" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("experts/*/expert-*.safetensors"))) == 2
+    assert command("experts", "--method", "dm", "--out", tmp_path) == 2
+    assert "needs no expert trajectories" in capsys.readouterr().err
+
+
+def test_a_curve_is_drawn_from_records_of_one_cell(tmp_path):
+    made = [record("a", 0, (0.5, 0.6)), record("a", 1, (0.6, 0.7))]
+    save_curve(tmp_path / "curve.png", made)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    other = json.loads(json.dumps(made[0]))
+    other["config"]["ipc"] = 10
+    with pytest.raises(UsageError, match="one data set, IPC"):
+        save_curve(tmp_path / "no.png", [*made, other])
+    with pytest.raises(UsageError, match="there are: none"):
+        save_curve(tmp_path / "no.png", made, "cpu_seconds")
