@@ -16,16 +16,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dd_plugins.api.network import Network
 from dd_plugins.networks import stem_map, stem_padding
+from dd_plugins.networks.classifier import FeatureClassifier
 
 LAYERS = ((128, 5, True), (192, 5, True), (256, 3, False), (192, 3, False), (192, 3, True))  # channels, kernel, pool
 LAST_MAP = (4, 4)
 
 
-class AlexNet(Network):
+class AlexNet(FeatureClassifier):
     """AlexNet for small images; 1,872,202 parameters at 3x32x32 and 10 classes."""
 
     def __init__(
@@ -51,13 +52,3 @@ class AlexNet(Network):
             layers.append(nn.AdaptiveAvgPool2d(LAST_MAP))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels * LAST_MAP[0] * LAST_MAP[1], num_classes)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """The flattened last map, float, ``(N, 3072)``, of ``images``, float, ``(N, C, H, W)``, model space."""
-        features: Tensor = self.features(images)
-        return features.flatten(1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits, float, ``(N, classes)``, of ``images``, float, ``(N, C, H, W)``, model space."""
-        logits: Tensor = self.classifier(self.embed(images))
-        return logits

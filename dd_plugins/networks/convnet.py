@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dd_plugins.api.network import Network
 from dd_plugins.errors import ConfigError
 from dd_plugins.networks import instance_norm, stem_map, stem_padding
+from dd_plugins.networks.classifier import FeatureClassifier
 
 NORM_GROUPS = 4
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
@@ -34,7 +35,7 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 }
 
 
-class ConvNet(Network):
+class ConvNet(FeatureClassifier):
     """ConvNet-D: ``depth`` blocks of convolution, norm, activation and pooling, then a linear classifier."""
 
     class Config(Network.Config):
@@ -77,18 +78,6 @@ class ConvNet(Network):
         self.features = nn.Sequential(*blocks)
         self.classifier = nn.Linear(channels * height * width, num_classes)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """The flattened map of the last block.
-
-        Args:
-            images: Float, ``(N, C, H, W)``, model space.
-
-        Returns:
-            Float, ``(N, D)``, where ``D`` is the classifier's width.
-        """
-        features: Tensor = self.features(images)
-        return features.flatten(1)
-
     def taps(self, images: Tensor) -> list[Tensor]:
         """The maps behind each block's activation, before its pooling, and the last block's pooled map.
 
@@ -107,11 +96,6 @@ class ConvNet(Network):
             if self.config.pooling == "none":
                 found.append(maps)
         return [*found, maps]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits, float, ``(N, classes)``, of ``images``, float, ``(N, C, H, W)``, model space."""
-        logits: Tensor = self.classifier(self.embed(images))
-        return logits
 
     def _depth(self, side: int) -> int:
         # One block for every halving down to 4x4: (side - 1).bit_length() is the rounded-up logarithm.

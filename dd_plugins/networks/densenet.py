@@ -18,14 +18,15 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import DenseNet
 
 from dd_plugins.api.network import Network
 from dd_plugins.networks import plain_layers
+from dd_plugins.networks.classifier import FeatureClassifier
 
 
-class DenseNet121(Network):
+class DenseNet121(FeatureClassifier):
     """DenseNet121 for small images: growth rate 32, dense blocks of 6, 12, 24 and 16 layers."""
 
     class Config(Network.Config):
@@ -49,16 +50,6 @@ class DenseNet121(Network):
         _keep_room(body.features, min(image_shape[1:]))
         self.classifier, body.classifier = body.classifier, nn.Identity()
         self.features = body
-
-    def embed(self, images: Tensor) -> Tensor:
-        """The pooled last map, float, ``(N, 1024)``, of ``images``, float, ``(N, C, H, W)``, model space."""
-        features: Tensor = self.features(images)
-        return features
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits, float, ``(N, classes)``, of ``images``, float, ``(N, C, H, W)``, model space."""
-        logits: Tensor = self.classifier(self.embed(images))
-        return logits
 
 
 def _keep_room(features: nn.Module, side: int) -> None:

@@ -18,14 +18,15 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from dd_plugins.api.network import Network
 from dd_plugins.networks import plain_layers
+from dd_plugins.networks.classifier import FeatureClassifier
 
 
-class ResNet18(Network):
+class ResNet18(FeatureClassifier):
     """ResNet18 for small images; 11,173,962 parameters at 3x32x32 and 10 classes."""
 
     class Config(Network.Config):
@@ -49,16 +50,6 @@ class ResNet18(Network):
         _keep_room(body, min(image_shape[1:]))
         self.classifier, body.fc = body.fc, nn.Identity()
         self.features = body
-
-    def embed(self, images: Tensor) -> Tensor:
-        """The pooled last map, float, ``(N, 512)``, of ``images``, float, ``(N, C, H, W)``, model space."""
-        features: Tensor = self.features(images)
-        return features
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits, float, ``(N, classes)``, of ``images``, float, ``(N, C, H, W)``, model space."""
-        logits: Tensor = self.classifier(self.embed(images))
-        return logits
 
 
 def _keep_room(body: ResNet, side: int) -> None:

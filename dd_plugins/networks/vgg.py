@@ -18,14 +18,15 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from dd_plugins.api.network import Network
 from dd_plugins.networks import plain_layers, stem_map, stem_padding
+from dd_plugins.networks.classifier import FeatureClassifier
 
 
-class VGG11(Network):
+class VGG11(FeatureClassifier):
     """VGG11 for small images; 9,231,114 parameters at 3x32x32 and 10 classes."""
 
     class Config(Network.Config):
@@ -42,22 +43,11 @@ class VGG11(Network):
         config: Network.Config | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(image_shape, num_classes, config)
-        self.features = make_layers(_layers_for(min(stem_map(image_shape))), batch_norm=True)
-        stem = self.features[0].out_channels
-        self.features[0] = nn.Conv2d(image_shape[0], stem, 3, padding=stem_padding(image_shape, 3))
-        plain_layers(self.features, self.config.norm)
-        self.features.append(nn.AdaptiveAvgPool2d(1))
+        layers = make_layers(_layers_for(min(stem_map(image_shape))), batch_norm=True)
+        layers[0] = nn.Conv2d(image_shape[0], layers[0].out_channels, 3, padding=stem_padding(image_shape, 3))
+        plain_layers(layers, self.config.norm)
+        self.features = layers.append(nn.AdaptiveAvgPool2d(1))
         self.classifier = nn.Linear(cfgs["A"][-2], num_classes)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """The pooled last map, float, ``(N, 512)``, of ``images``, float, ``(N, C, H, W)``, model space."""
-        features: Tensor = self.features(images)
-        return features.flatten(1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits, float, ``(N, classes)``, of ``images``, float, ``(N, C, H, W)``, model space."""
-        logits: Tensor = self.classifier(self.embed(images))
-        return logits
 
 
 def _layers_for(side: int) -> list[int | str]:
