@@ -38,6 +38,7 @@ class Condensation:
         step: The next step.
         seconds: Time spent so far, over all sessions.
         cpu_seconds: Processor time spent so far, over all threads and sessions.
+        prepare_seconds: Time that the objective's one-off work took before, such as training experts.
         resumed: Whether it goes on from a checkpoint.
     """
 
@@ -51,6 +52,7 @@ class Condensation:
     step: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    prepare_seconds: float = 0.0
     resumed: bool = False
     losses: list[float] = field(default_factory=list)
 
@@ -183,6 +185,7 @@ class Condensation:
             "stage": self._stage.name,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
+            "prepare_seconds": self.prepare_seconds,
         }
         self.folder.save_checkpoint(tensors, notes)
 
@@ -194,6 +197,7 @@ class Condensation:
         tensors, notes = found
         self.step = int(notes["step"])
         self.seconds, self.cpu_seconds = float(notes["seconds"]), float(notes["cpu_seconds"])
+        self.prepare_seconds += float(notes["prepare_seconds"])
         self._enter(next(stage for stage in self._bounds if stage.name == notes["stage"]))
         self.parameterization.load_state_dict(_under("container.", tensors))
         self.objective.load_state_dict(_under("objective.", tensors))

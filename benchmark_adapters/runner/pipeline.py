@@ -169,6 +169,7 @@ def _condense_here(
         steps=condensation.step,
         seconds=round(condensation.seconds, 2),
         cpu_seconds=round(condensation.cpu_seconds, 2),
+        prepare_seconds=round(condensation.prepare_seconds, 2),
         learned=objective.learned(),
         peak_memory_mib=round(peak_memory_mib(options.device), 1),
         losses=_thinned(condensation.losses),
@@ -183,6 +184,7 @@ def start_condensation(
     """A condensation that is ready for its first step, or for the one behind its last checkpoint."""
     container = build_container(config, real).to(options.device)
     container.chunk_size = options.chunk_size
+    preparing = time.perf_counter()
     objective = _prepared_objective(config, real, container, options, reporter)
     begun, cpu_begun = time.perf_counter(), time.process_time()
     if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
@@ -190,6 +192,7 @@ def start_condensation(
             container.reset(make_generator(seed_for("reset", config.seed)), real)
     limit = None if config.minutes is None else 60 * config.minutes
     condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder, limit)
+    condensation.prepare_seconds = begun - preparing
     if not condensation.resume():
         condensation.seconds = time.perf_counter() - begun
         condensation.cpu_seconds = time.process_time() - cpu_begun
