@@ -17,7 +17,7 @@ from dd_plugins.training import Plan
 RANDOM = "random real"
 HEADER = (
     "method", "container", "objective", "elements", "bytes", "x budget", "images/class", "SGD steps", "runs x trials",
-    "accuracy %", "difference", "p (Holm)", "seconds", "peak MiB", "published",
+    "accuracy %", "difference", "p (Holm)", "seconds", "preparation", "peak MiB", "published",
 )  # fmt: skip
 
 
@@ -30,6 +30,8 @@ class Entry:
         trials: For each seed the accuracies of its trials.
         record: One of its records, or of its yardstick's.
         seconds: Condensation time of each run.
+        prepare_seconds: Time of the objective's one-off work in each run; shared work, such as experts, falls to the
+            first run that needs it.
         peaks: Peak memory of each run, MiB.
     """
 
@@ -37,6 +39,7 @@ class Entry:
     trials: dict[int, tuple[float, ...]]
     record: Mapping[str, Any]
     seconds: tuple[float, ...] = ()
+    prepare_seconds: tuple[float, ...] = ()
     peaks: tuple[float, ...] = ()
 
 
@@ -60,6 +63,7 @@ def entries(records: Mapping[str, Sequence[Mapping[str, Any]]], protocol: Protoc
                 trials,
                 runs[0],
                 tuple(float(r["condensation"]["seconds"]) for r in runs),
+                tuple(float(r["condensation"].get("prepare_seconds", 0)) for r in runs),
                 tuple(float(r["condensation"]["peak_memory_mib"]) for r in runs),
             )
         )
@@ -133,6 +137,7 @@ def _row(entry: Entry, protocol: Protocol, difference: Difference | None, p: flo
         "" if difference is None else _percent(difference.estimate, signed=True),
         "" if p is None else f"{p:.3g}",
         f"{fmean(entry.seconds):.0f}" if entry.seconds else "",
+        f"{sum(entry.prepare_seconds):.0f}" if any(seconds >= 1 for seconds in entry.prepare_seconds) else "",
         f"{max(entry.peaks):,.0f}" if entry.peaks else "",
         "" if source is None else f"{source.percent:.1f} ({source.source})",
     )
