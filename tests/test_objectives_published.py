@@ -463,13 +463,16 @@ def test_bptt_is_autograd_through_the_whole_training(strategy, classes, watched,
 
 def test_images_that_bptt_did_not_draw_have_no_gradient(real, cache, monkeypatch):
     objective = make("bptt", real, cache, 6, settings={"unroll": 2, "batch_syn": 2, "strategy": "none"})
+    batches = set()
     for step in range(3):
         with watching_training(monkeypatch, dd_plugins.objectives.bptt) as calls:
             match = objective.match(start(objective), objective.targets, step)
+        batches |= {tuple(batch.rows.sort().values.tolist()) for batch in calls[0][3]}
         drawn = set(torch.cat([batch.rows for batch in calls[0][3]]).tolist())
         assert 2 * CLASSES <= len(drawn) <= 4 * CLASSES
         pulled = set((match.image_grad.flatten(1).norm(dim=1) > 0).nonzero().flatten().tolist())
         assert pulled == drawn
+    assert len(batches) == 3 * 2  # each drawn anew
 
 
 # --------------------------------------------------------------------------------------------------------------- HaBa
@@ -828,12 +831,16 @@ def test_the_window_is_the_published_one(mean, sigma):
 
 
 @pytest.mark.parametrize(
-    ("mean", "sigma", "caps"),
-    [(0.3, 0.05, (30, 30)), (0.3, 0.03, (11, 12)), (0.9, 0.001, (30, 14)), (0.5, 0.2, (4, 3)), (0.5, 0.2, (14, 30))],
+    ("mean", "sigma", "ranges", "caps"),
+    [
+        (0.05, 0.02, (0.04, 0.03), (30, 30)),
+        (0.3, 0.03, (0.05, 0.1), (30, 12)),
+        (0.3, 0.05, (0.08, 0.04), (11, 12)),
+        (0.5, 0.2, (0.04, 0.03), (4, 3)),
+    ],
 )
-def test_loops_are_the_published_ones(mean, sigma, caps, real, cache):
-    # Lambda of another size, since ten classes' level moves otherwise than that of four.
-    ranges = {"outer_range": 0.06, "inner_range": 0.05}
+def test_loops_are_the_published_ones(mean, sigma, ranges, caps, real, cache):
+    ranges = dict(zip(("outer_range", "inner_range"), ranges, strict=True))
     settings = {**ranges, "max_outer": caps[0], "max_inner": caps[1], "batch_train": 256, "batch_real": 2}
     factory = Factory(real)
     objective = make("cafe", real, cache, 1, factory=factory, settings={**settings, "strategy": "none"})
@@ -849,6 +856,19 @@ def test_loops_are_the_published_ones(mean, sigma, caps, real, cache):
         seen.append(epochs)
     assert seen.count(None) > 1  # networks were replaced
     assert max(epochs or 0 for epochs in seen) <= caps[1]
+
+
+def test_resuming_keeps_the_window(real, cache):
+    settings = {"outer_range": 1e-9, "max_outer": 30, "max_inner": 1}
+    whole, second = (make("cafe", real, cache, 1, settings=settings) for _ in range(2))
+    images = start(whole)
+    drive(whole, images, range(7))
+    second.load_state_dict({name: value.clone() for name, value in whole.state_dict().items()})
+    for objective in (whole, second):
+        drive(objective, images.clone(), range(7, 12))
+    assert second.outer.values == whole.outer.values
+    assert len(whole.outer.values) == 10
+    assert second.steps_taken == 12
 
 
 def test_fixed_loops_have_their_lengths_and_no_probes(real, cache):

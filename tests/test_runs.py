@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -91,6 +93,24 @@ def test_yardsticks_stand_beside_and_are_cached(done, monkeypatch):
     assert len(list((out / "yardsticks").iterdir())) == 2
     monkeypatch.setattr("benchmark_adapters.native.evaluate", lambda *_: pytest.fail("scored again"))
     assert run(out)["yardsticks"] == record["yardsticks"]
+
+
+def test_a_yardstick_that_another_process_scores_is_waited_for(done):
+    folder = RunFolder(next((done[0] / "yardsticks").iterdir()))
+    waited = []
+
+    def read():
+        with folder.locked(wait=True):
+            waited.append(time.monotonic())
+
+    with folder.locked():
+        reader = threading.Thread(target=read)
+        reader.start()
+        time.sleep(0.2)
+        assert not waited
+        freed = time.monotonic()
+    reader.join(timeout=10)
+    assert waited[0] >= freed
 
 
 def test_preview_opens(finished):

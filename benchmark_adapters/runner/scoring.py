@@ -100,11 +100,26 @@ def _yardstick(
     identity = [chosen.name, real.spec.fingerprint, config.ipc, protocol.hash, protocol.trials, extra]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     folder = RunFolder(out / "yardsticks" / digest)
-    known = read_json(folder.record)
-    if isinstance(known, dict):
-        return dict(known["yardsticks"][0])
+    # Another run may be scoring the same yardstick: then its score is worth waiting for.
+    with folder.locked(wait=True):
+        known = read_json(folder.record)
+        if isinstance(known, dict):
+            return dict(known["yardsticks"][0])
+        return _score_yardstick(chosen, extra, config, real, folder, device, reporter)
+
+
+def _score_yardstick(
+    chosen: SyntheticSet,
+    extra: dict[str, Any],
+    config: RunConfig,
+    real: RealData,
+    folder: RunFolder,
+    device: torch.device,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    protocol = config.protocol
     key = f"{protocol.hash}/{protocol.network.name}"
-    with folder.locked(), reporter.job(f"yardstick: {chosen.name}", 1) as job:
+    with reporter.job(f"yardstick: {chosen.name}", 1) as job:
 
         def on_update(done: int, total: int) -> None:
             job.total = total
@@ -128,7 +143,13 @@ def _yardstick(
             **extra,
         }
         made = {"dataset": config.dataset, "ipc": config.ipc, "protocol": protocol.model_dump(mode="json")}
-        record = {"id": digest, "name": chosen.name, "status": "done", "config": made, "data": real.spec.to_dict()}
+        record = {
+            "id": folder.path.name,
+            "name": chosen.name,
+            "status": "done",
+            "config": made,
+            "data": real.spec.to_dict(),
+        }
         write_json(folder.record, {**record, "versions": versions(), "scores": [], "yardsticks": [found]})
     return found
 

@@ -59,8 +59,11 @@ class RunFolder:
         return self.path / "trials.jsonl"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = False) -> Iterator[None]:
         """Keeps other processes out; the lock goes with the process, however it ends.
+
+        Args:
+            wait: Wait until another process is done with it, instead of raising.
 
         Raises:
             RunLocked: If another process holds it.
@@ -68,7 +71,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 raise RunLocked(f"{self.path} is in use by another process") from None
             yield
