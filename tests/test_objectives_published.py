@@ -346,7 +346,7 @@ def test_starts_and_targets_are_within_the_trajectory(real, cache):
     settings = {"syn_steps": 1, "batch_syn": 1, "expert_epochs": 2, "max_start_epoch": 2, "strategy": "none"}
     objective = make("mtt", real, cache, 1, settings=settings)
     objective.store = Pairs(sum(objective.network.sizes))
-    for step in range(100):
+    for step in range(60):
         objective.match(start(objective), objective.targets, step)
     assert {(number, epoch) for number, epoch, _ in objective.store.asked} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert all(later - epoch == 2 for _, epoch, later in objective.store.asked)
@@ -848,7 +848,7 @@ def test_loops_are_the_published_ones(mean, sigma, ranges, caps, real, cache):
     objective._accuracies = lambda network: next(given)
     rule = PublishedRule(probes(0, mean, sigma), CLASSES, max_outer=caps[0], max_inner=caps[1], **ranges)
     images, born, updates, seen = start(objective), 1, 0, []
-    for step in range(36):
+    for step in range(30):
         epochs = rule.step()
         born, updates = (born + 1, 0) if epochs is None else (born, updates + epochs)
         objective.match(images, objective.targets, step)

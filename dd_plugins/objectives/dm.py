@@ -5,6 +5,7 @@ Source:
 Deviations:
     One forward pass over all classes at once, with class means behind it: the same for networks without BatchNorm, and
     the code's own way for networks with it.
+    A class with fewer real images than ``batch_real`` gives some of them twice.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Source:
 Deviations:
     Minibatches are not standardised by their own mean and deviation, neither here nor in the experts' training: with
     instance norm it makes next to no difference, and a shared evaluator must not look at a test batch as a whole.
+    With ``batch_syn`` set, each hallucinator goes through its own order of the bases; the code has one for all.
     Needs a container whose images come in groups, one for each hallucinator, in the same order of bases.
 """
 
@@ -32,6 +33,8 @@ class HaBaMatching(TrajectoryMatching):
     class Config(TrajectoryMatchingConfig):
         """Settings of HaBa's matching."""
 
+        lr_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the learning rate of the SGD steps")
+        lr_floor: float | None = Field(1e-3, gt=0, description="least learning rate; None: unconstrained")
         adversarial_weight: float = Field(0.1, ge=0, description="weight of the similarity that images avoid")
         classification_weight: float = Field(1.0, ge=0, description="adversary: weight of its cross entropy")
         likeness_weight: float = Field(0.1, ge=0, description="adversary: weight of two views of a base being alike")

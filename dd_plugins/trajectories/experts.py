@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,12 @@ class ExpertStore:
         self.path.mkdir(parents=True, exist_ok=True)
         about = {"data": self.real.spec.to_dict(), "recipe": self.recipe.model_dump(mode="json")}
         write_atomically(self.path / "experts.json", (json.dumps(about, indent=2) + "\n").encode())
-        missing, done = self.missing(count), 0
+        missing = self.missing(count)
         at_once = at_once or (sys.maxsize if self.real.train.labels.is_cuda else 1)
         for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
-            for _ in self._train_together(group, strategy):
-                done += len(group)
-                on_epoch(done)
+            before = missing.index(group[0]) * self.recipe.epochs
+            for epoch in self._train_together(group, strategy):
+                on_epoch(before + (epoch + 1) * len(group))
 
     def pair(self, number: int, epoch: int, later: int) -> tuple[Tensor, Tensor]:
         """An expert's weights behind two epochs (0: the start): float, ``(P,)`` each, on the data's device.
@@ -120,7 +120,7 @@ class ExpertStore:
         except (OSError, SafetensorError) as error:
             raise DataError(f"{self.file(number)} is damaged; remove it to train this expert again ({error})") from None
 
-    def _train_together(self, group: Sequence[int], strategy: Strategy) -> Any:
+    def _train_together(self, group: Sequence[int], strategy: Strategy) -> Iterator[int]:
         """Trains a group epoch by epoch; yields behind each."""
         partial = self.path / f"partial-{group[0]:04d}-{len(group)}.safetensors"
         networks = [self.make_network(seed_for("expert", number)).train() for number in group]
