@@ -94,18 +94,18 @@ class ExpertStore:
         Args:
             count: How many experts there shall be.
             at_once: How many are trained together; None: all on a GPU, one on the CPU.
-            on_epoch: Called with the epochs done, over all missing experts.
+            on_epoch: Called with the epochs done in this call, over all missing experts.
             strategy: Of the training loop.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         about = {"data": self.real.spec.to_dict(), "recipe": self.recipe.model_dump(mode="json")}
         write_atomically(self.path / "experts.json", (json.dumps(about, indent=2) + "\n").encode())
-        missing = self.missing(count)
+        missing, done = self.missing(count), 0
         at_once = at_once or (sys.maxsize if self.real.train.labels.is_cuda else 1)
         for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
-            before = missing.index(group[0]) * self.recipe.epochs
-            for epoch in self._train_together(group, strategy):
-                on_epoch(before + (epoch + 1) * len(group))
+            for _ in self._train_together(group, strategy):
+                done += len(group)
+                on_epoch(done)
 
     def pair(self, number: int, epoch: int, later: int) -> tuple[Tensor, Tensor]:
         """An expert's weights behind two epochs (0: the start): float, ``(P,)`` each, on the data's device.
