@@ -572,7 +572,8 @@ def test_one_hallucinator_alone_is_trajectory_matching(real, cache):
     groups = torch.zeros(CLASSES * 4, dtype=torch.int64)
     matches = []
     for kind in ("haba", "mtt"):
-        objective = make(kind, real, cache, groups=groups, settings={"batch_syn": 8})
+        learning = {"lr_momentum": 0.9, "lr_floor": 1e-3}  # HaBa's defaults
+        objective = make(kind, real, cache, groups=groups, settings={"batch_syn": 8, **learning})
         matches.append(drive(objective, start(objective), range(3)))
     for one, other in zip(*matches, strict=True):
         assert torch.equal(one.image_grad, other.image_grad)

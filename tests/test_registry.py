@@ -88,7 +88,7 @@ def test_unknown_name_tells_near_matches_and_what_is_installed():
         registry.find("parameterization", "pixle")
     assert "'pixle'" in str(caught.value)
     assert "did you mean pixel?" in str(caught.value)
-    assert "hmn, pixel" in str(caught.value)
+    assert "hmn, idc, pixel" in str(caught.value)
     assert caught.value.exit_code == 2
 
 
