@@ -38,20 +38,8 @@ def score_set(
     if any(_key(score) == key and len(score["trials"]) >= protocol.trials for score in record["scores"]):
         return record
     begun = time.perf_counter()
-    with reporter.job(f"evaluate ({protocol.name}, {protocol.network.name})", 1) as job:
-
-        def on_update(done: int, total: int) -> None:
-            job.total = total
-            job.update(done)
-
-        context = ScoreContext(
-            real,
-            device,
-            known=folder.known_trials(key),
-            on_trial=lambda trial, score: folder.add_trial(key, trial, score),
-            on_update=on_update,
-        )
-        scored = _benchmark(protocol).score(synthetic, Cell(real.spec.name, ipc, protocol.network.name), context)
+    title = f"evaluate ({protocol.name}, {protocol.network.name})"
+    scored = _score(synthetic, protocol, ipc, title, folder, real, device, reporter)
     score = _entry(scored, protocol, seconds=round(time.perf_counter() - begun, 2))
     scores = list(record["scores"])
     add_score(scores, score)
@@ -118,8 +106,40 @@ def _score_yardstick(
     reporter: Reporter,
 ) -> dict[str, Any]:
     protocol = config.protocol
+    scored = _score(chosen, protocol, config.ipc, f"yardstick: {chosen.name}", folder, real, device, reporter)
+    found = {
+        **_entry(scored, protocol),
+        "name": chosen.name,
+        "elements": chosen.ledger.elements,
+        "bytes": chosen.ledger.nbytes,
+        "images_per_class": torch.bincount(chosen.targets, minlength=real.spec.num_classes).tolist(),
+        **extra,
+    }
+    made = {"dataset": config.dataset, "ipc": config.ipc, "protocol": protocol.model_dump(mode="json")}
+    record = {
+        "id": folder.path.name,
+        "name": chosen.name,
+        "status": "done",
+        "config": made,
+        "data": real.spec.to_dict(),
+    }
+    write_json(folder.record, {**record, "versions": versions(), "scores": [], "yardsticks": [found]})
+    return found
+
+
+def _score(
+    synthetic: SyntheticSet,
+    protocol: Protocol,
+    ipc: int,
+    title: str,
+    folder: RunFolder,
+    real: RealData,
+    device: torch.device,
+    reporter: Reporter,
+) -> Scores:
+    """Scores a set trial by trial: those that the folder knows are not repeated, the others are kept there."""
     key = f"{protocol.hash}/{protocol.network.name}"
-    with reporter.job(f"yardstick: {chosen.name}", 1) as job:
+    with reporter.job(title, 1) as job:
 
         def on_update(done: int, total: int) -> None:
             job.total = total
@@ -132,26 +152,7 @@ def _score_yardstick(
             on_trial=lambda trial, score: folder.add_trial(key, trial, score),
             on_update=on_update,
         )
-        cell = Cell(real.spec.name, config.ipc, protocol.network.name)
-        scored = _benchmark(protocol).score(chosen, cell, context)
-        found = {
-            **_entry(scored, protocol),
-            "name": chosen.name,
-            "elements": chosen.ledger.elements,
-            "bytes": chosen.ledger.nbytes,
-            "images_per_class": torch.bincount(chosen.targets, minlength=real.spec.num_classes).tolist(),
-            **extra,
-        }
-        made = {"dataset": config.dataset, "ipc": config.ipc, "protocol": protocol.model_dump(mode="json")}
-        record = {
-            "id": folder.path.name,
-            "name": chosen.name,
-            "status": "done",
-            "config": made,
-            "data": real.spec.to_dict(),
-        }
-        write_json(folder.record, {**record, "versions": versions(), "scores": [], "yardsticks": [found]})
-    return found
+        return _benchmark(protocol).score(synthetic, Cell(real.spec.name, ipc, protocol.network.name), context)
 
 
 def _whole(real: RealData, name: str, split: str) -> SyntheticSet:
