@@ -101,6 +101,15 @@ def test_dry_run_prints_all_and_makes_nothing(finished, tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("container", "told"), [("hmn", True), ("pixel", False)])
+def test_a_learning_rate_that_no_tensor_takes_is_told(container, told, tmp_path, capsys):
+    words = ["run", "--param", container, "--out", tmp_path, "--dry-run"]
+    assert command(*words, "--set", "optimizer.lr=0.5") == 0
+    assert ("optimizer.lr = 0.5 has no effect: hmn" in capsys.readouterr().out) == told
+    assert command(*words) == 0
+    assert "no effect" not in capsys.readouterr().out
+
+
 def test_run_of_a_finished_run_prints_its_scores_again(finished, capsys):
     out, record = finished
     assert command(*WORDS, "--out", out) == 0

@@ -113,13 +113,14 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     from dataclasses import asdict
 
     from benchmark_adapters.report.tables import ledger_table
-    from benchmark_adapters.runner.pipeline import build_container, load_real
+    from benchmark_adapters.runner.pipeline import build_container, idle_rate, load_real
 
     real = load_real(config, options)
     container = build_container(config, real)
     console.print(config.to_yaml(), highlight=False, markup=False)
     console.print(ledger_table([asdict(entry) for entry in container.storage().entries], container.budget.elements))
-    if container.describe():
-        console.print(container.describe(), highlight=False, soft_wrap=True)
+    for line in (container.describe(), idle_rate(config, container)):
+        if line:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"images per class: {min(container.counts)}; steps: {config.steps}")
     console.print(f"run id: {config.run_id(real.spec.fingerprint)}", highlight=False)

@@ -59,6 +59,15 @@ class Interrupted(Exception):
     """Ctrl-C: the state is saved."""
 
 
+def idle_rate(config: RunConfig, container: Parameterization) -> str:
+    """What to say of a learning rate that was asked for and that no tensor takes; empty if there is none."""
+    rate, default = config.optimizer.lr, type(config.optimizer)().lr
+    if rate == default or not all("lr" in group for group in container.parameter_groups()):
+        return ""
+    name = config.parameterization.name
+    return f"optimizer.lr = {rate} has no effect: {name} sets the rates of its tensors (parameterization.*lr)"
+
+
 def load_real(config: RunConfig, options: Options) -> RealData:
     """The data set of a run, on its device."""
     return load_dataset(config.dataset, options.data_root, options.device, config=config.data)
@@ -144,8 +153,9 @@ def _condense_here(
 ) -> None:
     condensation = start_condensation(config, real, options, reporter, folder, run_id)
     container, objective = condensation.parameterization, condensation.objective
-    if container.describe():
-        reporter.say(container.describe())
+    for line in (container.describe(), idle_rate(config, container)):
+        if line:
+            reporter.say(line)
     if container.oversize() > 1:
         reporter.say(f"{config.parameterization.name}: takes {container.oversize():.3f} times its budget, as asked for")
     if condensation.resumed:

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LINE_SECONDS = 60.0
 
@@ -17,6 +25,7 @@ class Reporter:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._bar: Progress | None = None
 
     def say(self, text: str) -> None:
         """One line."""
@@ -24,21 +33,21 @@ class Reporter:
 
     @contextmanager
     def job(self, name: str, total: int, done: int = 0) -> Iterator[Job]:
-        """A job of ``total`` steps, ``done`` of which are done already."""
-        if not self.console.is_terminal:
+        """A job of ``total`` steps, ``done`` of which are done already; a job within a job gets a bar below it."""
+        if self._bar is not None:
+            job = Job(self, name, total, done, self._bar)
+            try:
+                yield job
+            finally:
+                job.close()
+        elif self.console.is_terminal:
+            with Progress(*_columns(), console=self.console, refresh_per_second=4) as self._bar:
+                try:
+                    yield Job(self, name, total, done, self._bar)
+                finally:
+                    self._bar = None
+        else:
             yield Job(self, name, total, done, None)
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console, refresh_per_second=4) as bar:
-            yield Job(self, name, total, done, bar)
 
     @contextmanager
     def watch(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -52,21 +61,42 @@ class Job:
 
     def __init__(self, reporter: Reporter, name: str, total: int, done: int, bar: Progress | None) -> None:
         self.reporter, self.name, self.total, self.bar = reporter, name, total, bar
-        self.first, self.begun = done, time.perf_counter()
-        self.told = self.begun
+        self.told = time.perf_counter()
+        # The clock starts behind the first step, which may do one-off work and would spoil the time left.
+        self.first: tuple[int, float] | None = None
         self.task = bar.add_task(name, total=total, completed=done, note="") if bar else None
 
     def update(self, done: int, note: str = "") -> None:
         """Says how many steps are done, with a note such as the loss."""
         now = time.perf_counter()
-        step = (now - self.begun) / max(done - self.first, 1)
-        text = " ".join(part for part in (note, f"{_duration(step)}/step") if part)
+        if self.first is None:
+            self.first = (done, now)
+        first, begun = self.first
+        step = (now - begun) / (done - first) if done > first else None
+        text = " ".join(part for part in (note, f"{_duration(step)}/step" if step else "") if part)
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=done, total=self.total, note=text)
         elif now - self.told >= LINE_SECONDS:
             self.told = now
-            left = _duration((self.total - done) * step)
-            self.reporter.say(f"{self.name}: {done}/{self.total} {text}, {left} left")
+            left = f", {_duration((self.total - done) * step)} left" if step else ""
+            self.reporter.say(f"{self.name}: {done}/{self.total} {text}{left}".rstrip())
+
+    def close(self) -> None:
+        """Takes its bar away, which stands within that of another job."""
+        if self.bar is not None and self.task is not None:
+            self.bar.remove_task(self.task)
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
 
 
 def _duration(seconds: float) -> str:

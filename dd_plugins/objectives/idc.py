@@ -11,7 +11,8 @@ Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -101,7 +102,9 @@ class IDC(GradientMatching):
         """Networks of evenly spread age, so that every step of a training is met from the start."""
         self.pool = [self._fresh(self.context.draw_seed()) for _ in range(self.config.pool)]
         ages = [self.config.max_updates * k // len(self.pool) for k in range(len(self.pool))]
-        self._train(list(zip(self.pool, ages, strict=True)))
+        done = itertools.count(1)  # atomic: networks may be trained side by side
+        with self.context.job("train the pool of networks", sum(ages)) as update:
+            self._train(list(zip(self.pool, ages, strict=True)), lambda: update(next(done)))
 
     def _train_on(self) -> None:
         old = [trained.updates >= self.config.max_updates for trained in self.pool]
@@ -111,17 +114,18 @@ class IDC(GradientMatching):
             for trained, out in zip(self.pool, old, strict=True)
         ]
 
-    def _train(self, work: list[tuple[TrainedNetwork, int]]) -> None:
+    def _train(self, work: list[tuple[TrainedNetwork, int]], note: Callable[[], None] = lambda: None) -> None:
         """Networks have generators of their own, so they can be trained side by side."""
-        side_by_side(lambda pair: self._updates(*pair), work, wanted=not self.targets.is_cuda)
+        side_by_side(lambda pair: self._updates(*pair, note), work, wanted=not self.targets.is_cuda)
 
-    def _updates(self, trained: TrainedNetwork, count: int) -> None:
+    def _updates(self, trained: TrainedNetwork, count: int, note: Callable[[], None]) -> None:
         generator, train = make_generator(seed_for("train", trained.seed, trained.updates)), self.real.train
         for _ in range(count):
             rows = torch.randint(len(train), (self.config.network_batch,), generator=generator).to(train.labels.device)
             batch = train.images(rows)
             batch = self.network_augmentation(batch, self.network_augmentation.draw(len(batch), generator))
             trained.update(cutmix(batch, train.labels[rows], self.config.cutmix, generator))
+            note()
 
     def _fresh(self, seed: int) -> TrainedNetwork:
         config = self.config
