@@ -82,9 +82,7 @@ class PluginInfo:
 def list_plugins(kind: str) -> list[PluginInfo]:
     """All plugins of a kind, sorted by name; imports none of them."""
     found = {
-        PluginInfo(
-            kind, e.name, getattr(e.dist, "name", None) or "?", getattr(e.dist, "version", None) or "?", _target(e)
-        )
+        PluginInfo(kind, e.name, _stated(e, "Name"), _stated(e, "Version"), _target(e))
         for e in _entry_points(f"dd_plugins.{kind}")
     }
     return sorted(found, key=lambda info: (info.name, info.distribution != OWN, info.distribution))
@@ -151,6 +149,12 @@ def _import(value: str) -> Any:
 def _target(entry: EntryPoint) -> str:
     """``module:Class``, without extras in brackets."""
     return entry.value.partition("[")[0].strip()
+
+
+def _stated(entry: EntryPoint, key: str) -> str:
+    """What the distribution's metadata say; a question mark where they are missing."""
+    metadata = entry.dist.metadata if entry.dist else None
+    return str(metadata[key]) if metadata and key in metadata else "?"
 
 
 def _entry_points(group: str) -> list[EntryPoint]:

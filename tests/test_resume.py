@@ -19,7 +19,10 @@ from dd_plugins.api import read_tensors
 
 # The command, which sends itself a signal when it has come to a function for the n-th time.
 LAUNCHER = """
-import os, sys
+import os, signal, sys
+
+# A process in the background of a shell inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def signalling(function, count, number):
     calls = 0
