@@ -228,3 +228,13 @@ def test_data_counts_by_its_fingerprint():
 def test_nothing_about_the_machine_is_in_the_configuration():
     keys = " ".join(yaml.safe_load(resolve({}).to_yaml()))
     assert not any(word in keys for word in ("device", "chunk", "out", "checkpoint", "worker"))
+
+
+def test_the_source_of_a_plugin_under_development_is_in_the_run_id(tmp_path, monkeypatch):
+    file = tmp_path / "in_the_making.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    ids = []
+    for size in (1, 2, 1):
+        file.write_text(f"from dd_plugins.parameterizations.pixel import Pixel as Mine\nSIZE = {size}\n")
+        ids.append(_id({"parameterization": "in_the_making:Mine"}))
+    assert ids[0] == ids[2] != ids[1]

@@ -100,6 +100,7 @@ def test_killed_again_and_again(tmp_path, undisturbed):
     assert folder.synthetic.stat().st_mtime_ns == made  # scored, not condensed again
     assert _result(tmp_path) == undisturbed
     assert not folder.checkpoint.exists()
+    assert not list(folder.path.glob(".*.tmp"))  # nothing half written is left
 
 
 def test_killed_within_a_step_between_checkpoints(tmp_path, undisturbed, capsys):
@@ -126,6 +127,7 @@ def test_interrupted_while_condensing(tmp_path, undisturbed):
     ended = _signalled(tmp_path, "step", 3, signal.SIGINT)
     assert ended.returncode == 130
     assert ended.stderr == "dd-bench: interrupted at step 3 of 6; the same command continues\n"
+    assert "interrupted: ends behind this step" in ended.stdout
     assert _step(_folder(tmp_path)) == 3
     # The next interrupt comes while the set is scored.
     ended = _signalled(tmp_path, "trained", 1, signal.SIGINT)

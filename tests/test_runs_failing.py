@@ -22,6 +22,7 @@ from dd_plugins.api import (
     StorageBudgetExceeded,
     read_stored,
     read_tensors,
+    write_tensors,
 )
 from dd_plugins.api.files import write_stored
 from dd_plugins.datasets import load_dataset
@@ -60,6 +61,13 @@ class Breaks(Pixel):
             self.images[0, 0, 0, 0] = math.inf if Breaks.calls == 6 else 0
 
 
+class Greedy(Pixel):
+    """Takes twice its budget."""
+
+    def images_per_class(self):
+        return 2 * super().images_per_class()
+
+
 class Replaces(Pixel):
     """Allocates anew in reset."""
 
@@ -84,11 +92,62 @@ def test_a_file_over_its_budget_is_refused_whatever_its_header_claims(done, clai
     header, _ = read_stored(folder.synthetic)
     made = type(header)("pixel", {}, header.data, type(header.budget)(claimed), (2,) * 10)
     write_stored(folder.synthetic, {"images": torch.zeros(20, 1, 8, 8)}, made)
+    folder.mark("condense", sha256=folder.digest())  # as if the condensation had stored it
     expected = r"stores 1280 elements in 5120 bytes, but the budget is 640 elements in 2560 bytes \(\+640 elements\)"
     with pytest.raises(StorageBudgetExceeded, match=expected):
         run(out)
     assert command("eval", folder.path.name, "--out", out) == 1
     assert "budget is 640 elements" in capsys.readouterr().err
+
+
+def test_a_container_over_its_budget_is_refused_before_it_is_learned(tmp_path, capsys):
+    words = ["run", "--param", _own(Greedy), "--steps", 6, *(f"--set={text}" for text in [*PARTS[:1], *PROTOCOL])]
+    assert command(*words, "--out", tmp_path, "--device", "cpu") == 1
+    assert "stores 1280 elements in 5120 bytes, but the budget is 640" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_set_in_the_place_of_the_stored_one_is_not_scored(done, capsys):
+    out, folder, record = done
+    other = run(out, {"seed": 1})
+    stored = folder.synthetic.read_bytes()
+    folder.synthetic.write_bytes((out / other["id"] / folder.synthetic.name).read_bytes())
+    for words in ([*WORDS, "--set", "protocol.train.epochs=4"], ["eval", folder.path]):
+        assert command(*words, "--out", out) == 2
+        assert f"{folder.synthetic} is not the set that this run stored" in capsys.readouterr().err
+    assert json.loads(folder.record.read_text()) == record
+    folder.synthetic.write_bytes(stored)
+    assert run(out)["scores"] == record["scores"]
+
+
+def test_a_set_that_is_made_anew_is_scored_anew(done):
+    out, folder, record = done
+    folder.synthetic.unlink()
+    key = f"{record['scores'][0]['protocol_hash']}/convnet"
+    folder.trials.write_text("".join(json.dumps({"key": key, "trial": k, "score": 0.999}) + "\n" for k in range(2)))
+    again = run(out)
+    assert again["scores"][0]["trials"] == record["scores"][0]["trials"]
+    assert again["condensation"]["sha256"] == record["condensation"]["sha256"] == folder.digest()
+    assert again["condensation"]["finished"] >= record["condensation"]["finished"]
+    assert set(folder.known_trials(key).values()) == set(record["scores"][0]["trials"])
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", '{"name": "x", "data": {}, "scores": []}'])
+def test_json_that_is_no_record_is_told_in_one_line(done, damage, capsys):
+    out, folder, _ = done
+    (yardstick, *_) = (out / "yardsticks").glob("*/record.json")
+    for file, commands in (
+        (folder.record, (WORDS, ["show", folder.path], ["eval", folder.path])),
+        (yardstick, (WORDS, ["eval", folder.path])),
+    ):
+        good = file.read_bytes()
+        file.write_text(damage)
+        for words in commands:
+            assert command(*words, "--out", out) == 2
+            error = capsys.readouterr().err
+            assert f"{file} is no record" in error
+            assert error.count("\n") == 1
+        file.write_bytes(good)
 
 
 def test_two_processes_in_one_folder(done, capsys):
@@ -113,6 +172,17 @@ def test_checkpoint_of_another_run(tmp_path):
     (other / left.name).write_bytes(left.read_bytes()[:-9])
     with pytest.raises(ResumeMismatch, match="is damaged; remove it to begin again"):
         run(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_something(tmp_path):
+    with pytest.raises(DivergedError):
+        run(tmp_path, {"objective": _own(NanAtThree)}, [*PARTS, *PROTOCOL])
+    (left,) = tmp_path.glob("*/condense.safetensors")
+    tensors, metadata = read_tensors(left)
+    name = next(name for name in tensors if name.startswith("container."))
+    write_tensors(left, {key: value for key, value in tensors.items() if key != name}, metadata)
+    with pytest.raises(ResumeMismatch, match=r"does not fit this run .*; remove it to begin again"):
+        run(tmp_path, {"objective": _own(NanAtThree)}, [*PARTS, *PROTOCOL])
 
 
 def test_nan_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path, capsys):

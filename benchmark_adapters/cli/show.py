@@ -45,6 +45,6 @@ def show(
         f"run {record['id']}: {record['name']} (method {config['method']}), seed {config['seed']}",
         f"condensed in {made.get('steps')} steps, {made.get('seconds')} s, peak {made.get('peak_memory_mib')} MiB",
         f"data: {record['data']['name']} {record['data']['origin']} {record['data']['fingerprint']}",
-        f"folder: {folder}",
+        f"folder: {folder.path}",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)

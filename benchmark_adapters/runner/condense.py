@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from dd_plugins.api import (
     DivergedError,
     MatchingObjective,
     Parameterization,
+    ResumeMismatch,
     Stage,
     UsageError,
     checked_match,
@@ -194,7 +196,17 @@ class Condensation:
         found = self.folder.load_checkpoint(self.run_id)
         if found is None:
             return False
-        tensors, notes = found
+        try:
+            self._take_back(*found)
+        except (KeyError, ValueError, RuntimeError, StopIteration) as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ResumeMismatch(
+                f"{self.folder.checkpoint} does not fit this run ({why}); remove it to begin again"
+            ) from error
+        self.resumed = True
+        return True
+
+    def _take_back(self, tensors: dict[str, Tensor], notes: Mapping[str, Any]) -> None:
         self.step = int(notes["step"])
         self.seconds, self.cpu_seconds = float(notes["seconds"]), float(notes["cpu_seconds"])
         self.prepare_seconds += float(notes["prepare_seconds"])
@@ -207,8 +219,6 @@ class Condensation:
             saved["state"].setdefault(int(position), {})[key] = value
         self.optimizer.load_state_dict(saved)
         self.losses = tensors["losses"].tolist()
-        self.resumed = True
-        return True
 
 
 def _build_optimizer(container: Parameterization, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -27,7 +27,7 @@ class OptimizerConfig(PluginConfig):
     """The optimizer of the stored tensors; a container may set learning rates of its own."""
 
     name: Literal["adam", "sgd"] = Field("adam", description="Adam, or SGD with momentum")
-    lr: float = Field(0.01, gt=0, description="learning rate")
+    lr: float = Field(0.01, gt=0, le=1e9, description="learning rate")
     momentum: float = Field(0.5, ge=0, lt=1, description="momentum of SGD")
     betas: tuple[Rate, Rate] = Field((0.9, 0.99), description="decay rates of Adam")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of all gradients together")
@@ -66,6 +66,8 @@ class RunConfig(PluginConfig):
         for part, kind in PARTS.items():
             info = registry.find(kind, getattr(self, part).name)
             content[part]["plugin"] = [info.distribution, info.version, info.value]
+            if info.distribution == registry.MODULE:  # under development: its source is its version
+                content[part]["plugin"].append(info.record()["sha256"])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
     def to_yaml(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark_adapters.runner.store import RunFolder, read_json
+from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, read_json, read_record_file
 from dd_plugins.api import UsageError
 
 
@@ -33,8 +33,8 @@ def read_record(folder: RunFolder) -> dict[str, Any]:
     Raises:
         UsageError: If the run is not finished.
     """
-    record = read_json(folder.record)
-    if not isinstance(record, dict):
+    record = read_record_file(folder.record, RUN_KEYS)
+    if record is None:
         failure = read_json(folder.failure)
         if isinstance(failure, dict):
             raise UsageError(f"{folder.path} has no record: {failure['status']}: {failure['message']}")

@@ -18,7 +18,7 @@ from benchmark_adapters.runner.condense import Condensation
 from benchmark_adapters.runner.config import PARTS, RunConfig
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runner.store import RunFolder, load_stored, read_json, write_json
+from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, load_stored, read_record_file, write_json
 from benchmark_adapters.runner.system import interruptible, peak_memory_mib, versions
 from dd_plugins import registry
 from dd_plugins.api import (
@@ -89,15 +89,17 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
         The record.
     """
     real = load_real(config, options)
+    check_plan(config, real)
     run_id = config.run_id(real.spec.fingerprint)
     folder = RunFolder(options.out / run_id)
     with folder.locked(), _logged_to(folder.path / "log.txt"):
         write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
         reporter.say(f"run {run_id} in {folder.path}")
         try:
-            _check_protocol(config, real)
             if "condense" not in folder.stages() or not folder.synthetic.exists():
+                folder.forget_scores()
                 _condense(config, real, options, reporter, run_id, folder)
+            folder.check_stored()
             record = _record(config, real, run_id, folder)
             synthetic = reload(folder, config, real, options)
             record = score_set(synthetic, config.protocol, config.ipc, record, folder, real, options.device, reporter)
@@ -115,11 +117,21 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
     return record
 
 
-def _check_protocol(config: RunConfig, real: RealData) -> None:
-    """Finds what is wrong with the scoring before hours are spent on the condensation."""
+def check_plan(config: RunConfig, real: RealData) -> Parameterization:
+    """Finds what is wrong with any part of a run before anything is written or hours are spent.
+
+    Returns:
+        The container, allocated within its budget and not yet initialised.
+    """
+    container = build_container(config, real)
+    container.storage().enforce(container.budget.scaled(container.oversize()), config.parameterization.name)
+    _build_objective(config, real)
+    spec, condensed_on = real.spec, config.network
+    build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
     build_augmentation(config.protocol.train, real.spec)
     network = config.protocol.network
-    build_network(network.name, real.spec.image_shape, real.spec.num_classes, network.settings, seed=0)
+    build_network(network.name, spec.image_shape, spec.num_classes, network.settings, seed=0)
+    return container
 
 
 def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Options) -> SyntheticSet:
@@ -165,7 +177,7 @@ def _condense_here(
         timed = "" if condensation.limit is None else f", {condensation.seconds / condensation.limit:.0%} of the time"
         return f"loss {loss:.4g}{timed}"
 
-    with interruptible() as asked, reporter.job("condense", config.steps, condensation.step) as job:
+    with interruptible(reporter.say) as asked, reporter.job("condense", config.steps, condensation.step) as job:
         blame = f"{config.parameterization.name} with {config.objective.name}"
         with _blaming("run of", blame, "condense"):
             finished = condensation.run(
@@ -176,6 +188,7 @@ def _condense_here(
     container.save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
     folder.mark(
         "condense",
+        sha256=folder.digest(),
         steps=condensation.step,
         seconds=round(condensation.seconds, 2),
         cpu_seconds=round(condensation.cpu_seconds, 2),
@@ -220,13 +233,15 @@ def network_factory(config: RunConfig, real: RealData, device: torch.device) -> 
     return make_network
 
 
+def _build_objective(config: RunConfig, real: RealData) -> MatchingObjective:
+    made: MatchingObjective = registry.load("objective", config.objective.name)(real.spec, config.objective.settings)
+    return made
+
+
 def _prepared_objective(
     config: RunConfig, real: RealData, container: Parameterization, options: Options, reporter: Reporter
 ) -> MatchingObjective:
-    objective: MatchingObjective = registry.load("objective", config.objective.name)(
-        real.spec, config.objective.settings
-    )
-
+    objective = _build_objective(config, real)
     generator = make_generator(seed_for("objective", config.seed))
     context = Context(
         network_factory(config, real, options.device),
@@ -244,8 +259,8 @@ def _prepared_objective(
 
 def _record(config: RunConfig, real: RealData, run_id: str, folder: RunFolder) -> dict[str, Any]:
     """The record so far, or a new one."""
-    known = read_json(folder.record)
-    if isinstance(known, dict):
+    known = read_record_file(folder.record, RUN_KEYS)
+    if known is not None:
         return known
     stored = load_stored(folder.synthetic, trusted=config.parameterization.name)
     ledger = stored.storage()

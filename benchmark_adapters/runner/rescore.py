@@ -15,7 +15,7 @@ from benchmark_adapters.runner.find import find_run, read_record
 from benchmark_adapters.runner.pipeline import Options
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runner.store import RunFolder, load_stored, read_json, write_json
+from benchmark_adapters.runner.store import RunFolder, load_stored, read_record_file, write_json
 from dd_plugins.api import DataError, Parameterization, RealData, StorageBudget, SyntheticSet, UsageError
 from dd_plugins.datasets import load_dataset
 
@@ -51,6 +51,7 @@ def rescore(
         record = _bare_record(container, stored)
     else:
         record = read_record(folder)
+        folder.check_stored()
         spec = dataset or record["config"]["dataset"]
         ipc, made_under = record["config"]["ipc"], record["config"]["protocol"]
     container.storage().enforce(StorageBudget.for_ipc(container.data, ipc).scaled(container.oversize()), stored)
@@ -62,7 +63,7 @@ def rescore(
         synthetic = SyntheticSet(record["name"], real.spec, container.decode(), container.labels, container.storage())
     wanted = []
     with folder.locked():
-        record = read_json(folder.record) or record  # what others added in the meantime
+        record = read_record_file(folder.record) or record  # what others added in the meantime
         for network in networks:
             config = _config(spec, ipc, protocol, network, assignments, made_under)
             config = config.model_copy(update={"seed": record.get("config", {}).get("seed", 0)})

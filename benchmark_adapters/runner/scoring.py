@@ -14,7 +14,7 @@ from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
 from benchmark_adapters.evaluator import Protocol
 from benchmark_adapters.runner.config import RunConfig
 from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.store import RunFolder, read_json, write_json
+from benchmark_adapters.runner.store import RunFolder, read_record_file, write_json
 from benchmark_adapters.runner.system import versions
 from dd_plugins import registry
 from dd_plugins.api import RealData, Split, StorageBudget, StorageLedger, SyntheticSet
@@ -90,8 +90,8 @@ def _yardstick(
     folder = RunFolder(out / "yardsticks" / digest)
     # Another run may be scoring the same yardstick: then its score is worth waiting for.
     with folder.locked(wait=True):
-        known = read_json(folder.record)
-        if isinstance(known, dict):
+        known = read_record_file(folder.record)
+        if known is not None:
             return dict(known["yardsticks"][0])
         return _score_yardstick(chosen, extra, config, real, folder, device, reporter)
 

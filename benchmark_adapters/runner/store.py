@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -25,6 +26,10 @@ from dd_plugins.api import (
     write_atomically,
     write_tensors,
 )
+
+# Without which a file is no record: of anything that was scored, and of a run.
+SCORED_KEYS = frozenset({"name", "data", "scores", "yardsticks"})
+RUN_KEYS = SCORED_KEYS | {"id", "config", "storage", "condensation"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 raise RunLocked(f"{self.path} is in use by another process") from None
+            for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
+                half_written.unlink()
             yield
 
     # ---- stages -------------------------------------------------------------------------------------------------
@@ -87,6 +94,28 @@ class RunFolder:
         """Notes that a stage is done."""
         done = {**self.stages(), stage: {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **notes}}
         write_json(self.path / "stages.json", done)
+
+    def digest(self) -> str:
+        """sha256 of the stored set."""
+        return hashlib.sha256(self.synthetic.read_bytes()).hexdigest()
+
+    def check_stored(self) -> None:
+        """Refuses a stored set that was exchanged behind the run's back: its scores belong to another one.
+
+        Raises:
+            SyntheticFileError: If the file is not the one that the condensation wrote.
+        """
+        noted = self.stages().get("condense", {}).get("sha256")
+        if noted is not None and self.digest() != noted:
+            raise SyntheticFileError(
+                f"{self.synthetic} is not the set that this run stored; put that one back, or remove the file to "
+                f"condense again"
+            )
+
+    def forget_scores(self) -> None:
+        """Removes the record and all trials, before the set that they belong to is made anew."""
+        self.record.unlink(missing_ok=True)
+        self.trials.unlink(missing_ok=True)
 
     # ---- trials -------------------------------------------------------------------------------------------------
 
@@ -159,6 +188,25 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ResumeMismatch(f"{path} is not valid JSON ({error})") from None
+
+
+def read_record_file(path: Path, needed: frozenset[str] = SCORED_KEYS) -> dict[str, Any] | None:
+    """Reads a record; None if there is no such file.
+
+    Args:
+        path: The file.
+        needed: The keys that it must have.
+
+    Raises:
+        ResumeMismatch: If it is no record.
+    """
+    record = read_json(path)
+    if record is None:
+        return None
+    missing = sorted(needed - set(record)) if isinstance(record, dict) else sorted(needed)
+    if missing:
+        raise ResumeMismatch(f"{path} is no record (without {', '.join(missing)}); remove it to make it anew")
+    return dict(record)
 
 
 def _parse_line(line: str) -> dict[str, Any] | None:

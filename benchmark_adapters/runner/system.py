@@ -74,8 +74,12 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Within it the first Ctrl-C only sets a flag, which the yielded function tells; the second ends the process."""
+def interruptible(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Within it the first Ctrl-C only sets a flag, which the yielded function tells; the second ends the process.
+
+    Args:
+        say: Tells the user that the first one was heard: a step can take long.
+    """
     asked = False
 
     def note(signum: int, frame: FrameType | None) -> None:
@@ -83,6 +87,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         if asked:
             signal.default_int_handler(signum, frame)
         asked = True
+        say("interrupted: ends behind this step (Ctrl-C again: at once, back to the last checkpoint)")
 
     before = signal.signal(signal.SIGINT, note)
     try:

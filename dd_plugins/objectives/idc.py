@@ -41,7 +41,7 @@ class IDC(GradientMatching):
         pool: int = Field(1, ge=1, description="networks kept, of different age; each step takes the next one")
         train_every: int = Field(1, ge=1, description="matching steps on each network between two trainings")
         network_updates: int = Field(32, ge=0, description="updates on real data in each training")
-        max_updates: int = Field(3200, ge=0, description="updates after which a fresh network takes the place")
+        max_updates: int = Field(3200, ge=0, description="updates at which a fresh network takes the place")
         network_batch: int = Field(64, ge=1, description="real images an update")
         network_lr: float = Field(0.01, gt=0, description="learning rate of the networks")
         network_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the networks")
@@ -107,7 +107,8 @@ class IDC(GradientMatching):
             self._train(list(zip(self.pool, ages, strict=True)), lambda: update(next(done)))
 
     def _train_on(self) -> None:
-        old = [trained.updates >= self.config.max_updates for trained in self.pool]
+        last = self.config.max_updates - self.config.network_updates
+        old = [trained.updates >= last for trained in self.pool]
         self._train([(t, self.config.network_updates) for t, out in zip(self.pool, old, strict=True) if not out])
         self.pool = [
             self._fresh(self.context.draw_seed()) if out else trained
