@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made_up import CONTAINERS, make_container, make_spec
 from torch.nn import functional
 
-from dd_plugins.api import BudgetTooSmall, ConfigError, StorageBudget, UsageError
+from dd_plugins.api import BudgetTooSmall, ConfigError, DataSpec, IncompatibleError, StorageBudget, UsageError
 from dd_plugins.parameterizations.hmn import HMN
 from dd_plugins.parameterizations.hmn_sizes import Sizes
 from dd_plugins.parameterizations.pixel import Pixel
@@ -79,10 +79,13 @@ def test_whatever_the_search_finds_fits(classes, side, channels, ipc):
 
 
 def test_bad_sizes_and_small_budgets_are_refused():
-    with pytest.raises(ConfigError, match=r"grid = 5.*16x16"):
+    with pytest.raises(ConfigError, match=r"grid = 5.* a side of 16 pixels"):
         make_container("hmn", grid=5)
     with pytest.raises(ConfigError, match="expected 2 widths"):
         make_container("hmn", grid=4, widths=[8])
+    oblong = DataSpec("oblong", 4, (1, 16, 24), (0.4,), (0.3,))
+    with pytest.raises(IncompatibleError, match="needs square images, but those of oblong have 16x24 pixels"):
+        HMN(oblong, StorageBudget.for_ipc(oblong, 5))
     with pytest.raises(BudgetTooSmall, match="the budget is 100"):
         HMN(make_spec(), StorageBudget(100))
     with pytest.raises(BudgetTooSmall, match="2047 elements"):

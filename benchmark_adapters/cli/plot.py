@@ -13,7 +13,7 @@ EPILOG = """
 
 `dd-bench plot runs/*/ --to curve.png`
 
-`dd-bench plot --dataset cifar10 --to curve.png` draws the records that come with the package
+`dd-bench plot --dataset cifar10 --ipc 1 --to curve.png` draws the records that come with the package
 """
 
 
@@ -30,6 +30,7 @@ def plot(
     to: Annotated[Path, typer.Option(help="The picture; its ending decides the format.")] = Path("curve.png"),
     against: Annotated[Axis, typer.Option(help="Condensation's wall time, processor time, or steps.")] = Axis.seconds,
     dataset: Annotated[str | None, typer.Option(help="Only the records of this data set.")] = None,
+    ipc: Annotated[int | None, typer.Option(help="Only the records of this budget.")] = None,
 ) -> None:
     """Draw accuracy against condensation time, a line for each method, with yardsticks."""
     from benchmark_adapters.report.curves import save_curve
@@ -37,5 +38,6 @@ def plot(
 
     chosen = [path for path in records or [] if not path.is_dir() or (path / "record.json").is_file()]
     found = read_records(chosen) if records else committed_records()
-    save_curve(to, [r for r in found if dataset in (None, r["data"]["name"])], against.value)
+    kept = [r for r in found if dataset in (None, r["data"]["name"]) and ipc in (None, r["config"]["ipc"])]
+    save_curve(to, kept, against.value)
     typer.echo(f"picture: {to}")

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import prod, sqrt
 from typing import Any
 
-from dd_plugins.api import ConfigError, DataSpec
+from dd_plugins.api import ConfigError, DataSpec, IncompatibleError
 
 # What an instance memory takes of an image at IPC 1 in the published cell (and with sqrt(IPC) beyond), and how much of
 # the budget the shared part may take.
@@ -68,6 +68,9 @@ def find_sizes(data: DataSpec, budget: int, wanted: Mapping[str, Any]) -> Sizes:
     The instance memory comes first, for it sets the number of images; then the widest decoder and class memory whose
     shared part stays below an eighth of the budget; below that, the smallest there is.
     """
+    _, height, width = data.image_shape
+    if height != width:
+        raise IncompatibleError(f"hmn: needs square images, but those of {data.name} have {height}x{width} pixels")
     fixed = {name: value for name, value in wanted.items() if value is not None}
     grid = fixed.get("grid") or _grid(data)
     doublings = _doublings(data, grid)
@@ -108,10 +111,8 @@ def _grid(data: DataSpec) -> int:
 
 
 def _doublings(data: DataSpec, grid: int) -> int:
-    _, height, width = data.image_shape
-    doublings = max((height // grid).bit_length() - 1, 0) if grid else 0
-    if height != width or grid << doublings != height:
-        raise ConfigError(
-            f"parameterization.grid = {grid}: a square image of {height}x{width} pixels is not this grid doubled"
-        )
+    side = data.image_shape[1]
+    doublings = max((side // grid).bit_length() - 1, 0) if grid else 0
+    if grid << doublings != side:
+        raise ConfigError(f"parameterization.grid = {grid}: doubling it does not lead to a side of {side} pixels")
     return doublings
