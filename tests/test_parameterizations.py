@@ -1,10 +1,12 @@
 """HMN and pixels: exact sizes, the budget, decoding row by row, pruning, files, gradients in chunks and seeds."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import CONTAINERS, make_container, make_spec
+from made_up import CONTAINERS, make_container, make_real, make_spec
 from torch.nn import functional
 
 from dd_plugins.api import BudgetTooSmall, ConfigError, DataSpec, IncompatibleError, StorageBudget, UsageError
@@ -207,3 +209,16 @@ def test_a_graph_from_before_pruning_is_not_used():
     container.keep(torch.tensor([2, 3, 5, 10, 15]))
     container.backward(torch.arange(4), torch.ones(4, 2, 16, 16))
     assert container.images.grad is not None
+
+
+def test_the_warm_start_tells_how_far_it_is():
+    told = []
+
+    @contextmanager
+    def job(name, total):
+        yield lambda done: told.append((name, done, total))
+
+    container = make_container("hmn", init="real", warm_start_steps=3)
+    container.job = job
+    container.reset(make_generator(0), make_real(4, (2, 16, 16)))
+    assert told == [("warm start", done, 3) for done in (1, 2, 3)]

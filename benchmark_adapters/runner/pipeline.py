@@ -206,7 +206,7 @@ def start_condensation(
 ) -> Condensation:
     """A condensation that is ready for its first step, or for the one behind its last checkpoint."""
     container = build_container(config, real).to(options.device)
-    container.chunk_size = options.chunk_size
+    container.chunk_size, container.job = options.chunk_size, reporter.watch
     preparing = time.perf_counter()
     objective = _prepared_objective(config, real, container, options, reporter)
     begun, cpu_begun = time.perf_counter(), time.process_time()

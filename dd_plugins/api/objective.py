@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,14 +14,8 @@ from torch import Generator, Tensor
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSpec, RealData
 from dd_plugins.api.network import Network
+from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.errors import PluginContractError
-
-
-@contextmanager
-def silent_job(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A job whose progress nobody watches."""
-    del name, total
-    yield lambda done: None
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Context:
     cache: Path | None = None
     groups: Tensor | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
-    job: Callable[[str, int], AbstractContextManager[Callable[[int], None]]] = silent_job
+    job: StartJob = silent_job
 
     def draw_seed(self) -> int:
         """A fresh seed, drawn from :attr:`generator`: for a network, say."""

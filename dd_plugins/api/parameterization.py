@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSpec, RealData
 from dd_plugins.api.files import StoredHeader, read_stored, write_stored
+from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.api.storage import StorageBudget, StorageLedger
 from dd_plugins.errors import BudgetTooSmall, PluginContractError, SyntheticFileError, UsageError
 
@@ -52,6 +53,7 @@ class Parameterization(nn.Module, ABC):
         counts: Images of each class, in the order of the classes.
         labels: int64, ``(N,)``; derived from ``counts``, not stored.
         chunk_size: Images decoded with a graph at once; None for all.
+        job: Shows how far a long :meth:`reset` is: ``with self.job("warm start", steps) as update: update(done)``.
     """
 
     api_version: ClassVar[int] = 1
@@ -85,6 +87,7 @@ class Parameterization(nn.Module, ABC):
         self.data, self.budget = data, budget
         self.config: PluginConfig = parse_config(type(self).Config, config, "parameterization")
         self.chunk_size: int | None = None
+        self.job: StartJob = silent_job
         self._graph: tuple[Tensor, Tensor] | None = None
         if counts is None:
             fitting = self.images_per_class()

@@ -137,14 +137,17 @@ class HMN(Parameterization):
         optimizer = torch.optim.Adam([{"params": memory, "lr": 2e-2}, {"params": networks, "lr": 5e-3}])
         rates = [group["lr"] for group in optimizer.param_groups]
         steps = self.config.warm_start_steps
-        for step in range(steps):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * 0.5 * (1 + cos(pi * step / steps))
-            index = torch.randint(len(targets), (self.config.warm_start_batch,), generator=generator).to(targets.device)
-            loss = functional.mse_loss(self._decode(index), real.train.images(targets[index]))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        with self.job("warm start", steps) as update:
+            for step in range(steps):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * 0.5 * (1 + cos(pi * step / steps))
+                drawn = torch.randint(len(targets), (self.config.warm_start_batch,), generator=generator)
+                index = drawn.to(targets.device)
+                loss = functional.mse_loss(self._decode(index), real.train.images(targets[index]))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                update(step + 1)
         if steps:
             logger.info("hmn: warm start, %d steps, mean squared error %.4f in model space", steps, loss.item())
         self.zero_grad(set_to_none=True)
