@@ -218,7 +218,7 @@ def test_the_warm_start_tells_how_far_it_is():
     def job(name, total):
         yield lambda done: told.append((name, done, total))
 
-    container = make_container("hmn", init="real", warm_start_steps=3)
+    container = HMN(make_spec(), StorageBudget.for_ipc(make_spec(), 5), {"warm_start_steps": 3})
     container.job = job
     container.reset(make_generator(0), make_real(4, (2, 16, 16)))
     assert told == [("warm start", done, 3) for done in (1, 2, 3)]

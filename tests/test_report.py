@@ -55,6 +55,15 @@ def test_the_same_cached_yardstick_counts_once():
     assert cells(rows([record(1, [0.8]), record(2, [0.9])]))["random real"]["condensations"] == "1"
 
 
+@pytest.mark.parametrize(("seeds", "counted"), [((0, 0), "1"), ((0, 1), "2")])
+def test_subsets_are_told_apart_by_their_seed_and_not_by_rounding(seeds, counted):
+    """Another machine scores the same subset a little differently."""
+    made = [record(1, [0.8]), record(2, [0.9])]
+    for single, seed, trials in zip(made, seeds, ([0.5, 0.6], [0.5, 0.61]), strict=True):
+        single["yardsticks"][0] |= {"seed": seed, "trials": trials}
+    assert cells(rows(made))["random real"]["condensations"] == counted
+
+
 def test_other_methods_and_protocols_stay_apart():
     made = [record(1, [0.8]), record(1, [0.8], protocol="idc"), record(1, [0.7], method="pixel")]
     assert len(rows(made)) == 5

@@ -21,10 +21,11 @@ HEADER = (
 
 @dataclass(frozen=True)
 class _Member:
-    """One condensation of a row: what it noted, and its trials."""
+    """One condensation of a row: what it noted, and its trials; of a yardstick the seed of its subset."""
 
     condensation: Mapping[str, Any]
     trials: tuple[float, ...]
+    seed: int | None = None
 
 
 def committed_records() -> list[dict[str, Any]]:
@@ -67,8 +68,10 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             holder = record if own else entry
             key = _key(record, entry, holder, _condensed(record) if own else "")
             seen = groups.setdefault(key, [])
-            if own or all(tuple(entry["trials"]) != member.trials for member in seen):
-                seen.append(_Member(record["condensation"] if own else {}, tuple(entry["trials"])))
+            if own:
+                seen.append(_Member(record["condensation"], tuple(entry["trials"])))
+            elif all(entry.get("seed") != member.seed for member in seen):  # many runs share one yardstick
+                seen.append(_Member({}, tuple(entry["trials"]), entry.get("seed")))
     ordered = sorted(groups.items(), key=lambda item: (*item[0][:4], int(item[0][1]), item[0][4], _time(item[1])))
     return [_row(key, members) for key, members in ordered]
 
