@@ -49,8 +49,8 @@ class HMN(Parameterization):
         memory_lr: float = Field(1e-2, gt=0, description="learning rate of the memories")
         network_lr: float = Field(1e-3, gt=0, description="learning rate of f and D")
         init: Literal["real", "noise"] = Field("real", description="warm start from real images, or random")
-        warm_start_steps: int = Field(1000, ge=0, description="steps of the warm start")
-        warm_start_batch: int = Field(256, ge=1, description="images a step of the warm start")
+        warm_start_steps: int = Field(2000, ge=0, description="steps of the warm start")
+        warm_start_batch: int = Field(32, ge=1, description="images a step of the warm start")
 
     config: Config
 
