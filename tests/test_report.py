@@ -1,6 +1,7 @@
 """Tables and pictures made of records."""
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,14 @@ def test_preview_shows_a_row_for_each_class_in_true_colours(tmp_path):
 def test_the_readme_shows_the_committed_records():
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert markdown(rows(committed_records())) in readme
+
+
+def test_a_narrow_terminal_keeps_names_and_accuracies():
+    made = record(1, [0.05, 0.09])
+    made["storage"] = {"elements": 122_880_000, "bytes": 491_520_000, "budget": 122_880_000}
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(score_table(made, made["scores"][0], 1))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ("hmn", "random", "real", "7.00 +- 25.41 (n=2)", "55.00 +- 63.53 (n=2)"):
+        assert part in text, text

@@ -26,8 +26,11 @@ def score_table(record: Mapping[str, Any], score: Mapping[str, Any], ipc: int) -
         title=escape(f"{data['name']}{origin}, IPC {ipc}, protocol {score['protocol']}, network {score['network']}"),
         caption=f"accuracy on the {split} set in %, mean and 95 % t-interval over n trained networks",
     )
-    table.add_column("method")
-    for name in ("elements", "bytes", "budget", "images/class", "accuracy"):
+    # On a narrow terminal long numbers are folded before a method loses its name.
+    table.add_column("method", min_width=11)
+    for name in ("elements", "bytes", "budget"):
+        table.add_column(name, justify="right", overflow="fold")
+    for name in ("images/\nclass", "accuracy"):
         table.add_column(name, justify="right", no_wrap=True)
     stored = {"name": record["name"], "images_per_class": record["images_per_class"], **score, **storage}
     same = [y for y in record["yardsticks"] if _group(y) == _group(score)]
