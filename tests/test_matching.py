@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from dd_plugins.augmentation import Augmentation, Draw
 from dd_plugins.matching import TrainedNetwork, class_gradients, gradient_distance, match_classes
+from dd_plugins.matching.gradients import CPU_IMAGES
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator
 
@@ -194,6 +195,17 @@ def test_class_gradients_are_those_of_the_cross_entropy(metric, strategy):
 
 
 # ------------------------------------------------------------------------------------------------ trained networks
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_class_gradients_of_many_images_are_those_of_the_whole_batch(norm):
+    network = make_network(norm=norm).train()  # on the CPU taken in parts, which BatchNorm forbids
+    images = noise(CPU_IMAGES * 2 + 5, 2, 8, 8)
+    parameters = [p for p in network.parameters() if p.ndim > 1]
+    loss = functional.cross_entropy(network(images), torch.full((len(images),), 1))
+    expected = torch.autograd.grad(loss, parameters)
+    (found,) = class_gradients(network, [1], [images], "dc", "loop")
+    torch.testing.assert_close(list(found), list(expected), atol=1e-12, rtol=1e-9)
 
 
 def test_trained_network_goes_on_from_its_state():

@@ -36,7 +36,7 @@ def command(*words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["dd-bench", *map(str, words)])
         patch.setattr(sys, "path", list(sys.path))
-        patch.setattr("benchmark_adapters.runner.system.keep_freed_memory", lambda: None)
+        patch.setattr("benchmark_adapters.cli.main.keep_freed_memory", lambda: None)
         try:
             main.run()
         except SystemExit as ended:

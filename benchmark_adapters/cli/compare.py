@@ -90,7 +90,7 @@ def compare(
     from benchmark_adapters.runner import compare as runner
     from benchmark_adapters.runner.pipeline import Interrupted, Options
     from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device, keep_freed_memory
+    from benchmark_adapters.runner.system import choose_device
     from dd_plugins.api import UsageError
 
     extra = [*(assignments or [])]
@@ -103,7 +103,6 @@ def compare(
         taking_part = runner.contenders(names, extra)
         if baseline not in (report.RANDOM, *names):
             raise UsageError(f"--baseline {baseline!r} takes no part; there are {', '.join([report.RANDOM, *names])}")
-    keep_freed_memory()
     console = Console(stderr=output is not Format.table)
     options = Options(out, choose_device(device), data_root, chunk_size=chunk)
     shared = {"dataset": dataset, "ipc": ipc, "protocol": protocol}

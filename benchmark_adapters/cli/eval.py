@@ -36,9 +36,8 @@ def evaluate(
     from benchmark_adapters.runner.pipeline import Options
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.rescore import rescore
-    from benchmark_adapters.runner.system import choose_device, keep_freed_memory
+    from benchmark_adapters.runner.system import choose_device
 
-    keep_freed_memory()
     console = Console()
     options = Options(out, choose_device(device), data_root)
     networks = [name.strip() for name in network.split(",")] if network else [None]

@@ -47,10 +47,9 @@ def experts(
     from benchmark_adapters.runner.experts import train_experts
     from benchmark_adapters.runner.pipeline import Options
     from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device, keep_freed_memory
+    from benchmark_adapters.runner.system import choose_device
 
     flags = {"method": method or "mtt", "dataset": dataset, "ipc": ipc, "network": network}
     resolved = resolve(flags, assignments or [], None)
-    keep_freed_memory()
     options = Options(out, choose_device(device), data_root)
     train_experts(resolved, num, at_once, options, Reporter(Console()))

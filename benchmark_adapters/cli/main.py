@@ -18,6 +18,7 @@ from benchmark_adapters.cli import profile as profile_command
 from benchmark_adapters.cli import run as run_command
 from benchmark_adapters.cli import table as table_command
 from benchmark_adapters.cli import yardsticks as yardsticks_command
+from benchmark_adapters.cli.memory import keep_freed_memory
 from dd_plugins.errors import DDPluginsError
 
 
@@ -57,6 +58,7 @@ def run() -> None:
     """Runs the command; exit codes: 0 done, 1 failed while running, 2 not possible as asked, 130 interrupted."""
     # Threads that wait for work should sleep: spinning ones slow small networks down many times on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # module:Class of a plugin under development; last, so that it hides nothing
     try:

@@ -57,7 +57,7 @@ def profile(
     from benchmark_adapters.runner.pipeline import Options
     from benchmark_adapters.runner.profile import profile_run
     from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device, keep_freed_memory, versions
+    from benchmark_adapters.runner.system import choose_device, versions
 
     flags = {
         "method": method,
@@ -68,7 +68,6 @@ def profile(
         "protocol": protocol,
     }
     resolved = resolve(flags, assignments or [], config)
-    keep_freed_memory()
     options = Options(out, choose_device(device), data_root, chunk_size=chunk)
     console = Console()
     for phase in profile_run(resolved, options, Reporter(console), repeat):

@@ -78,7 +78,7 @@ def run(
     from benchmark_adapters.runner.pipeline import Interrupted, Options
     from benchmark_adapters.runner.pipeline import run as make_run
     from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device, keep_freed_memory
+    from benchmark_adapters.runner.system import choose_device
 
     flags = {
         "method": method,
@@ -91,7 +91,6 @@ def run(
         "steps": steps,
     }
     resolved = resolve(flags, assignments or [], config)
-    keep_freed_memory()
     options = Options(out, choose_device(device), data_root, full_data, chunk, checkpoint_seconds)
     console = Console()
     if dry_run:

@@ -44,11 +44,10 @@ def yardsticks(
     from benchmark_adapters.runner.pipeline import Options, load_real
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.scoring import yardsticks as score_yardsticks
-    from benchmark_adapters.runner.system import choose_device, keep_freed_memory
+    from benchmark_adapters.runner.system import choose_device
 
     flags = {"parameterization": "pixel", "dataset": dataset, "ipc": ipc, "protocol": protocol, "seed": seed}
     resolved = resolve(flags, assignments or [], None)
-    keep_freed_memory()
     options = Options(out, choose_device(device), data_root, full_data)
     console = Console()
     reporter = Reporter(console)

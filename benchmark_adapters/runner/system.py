@@ -1,8 +1,7 @@
-"""What the machine is asked for: device, memory that is kept, and Ctrl-C that waits for the end of a step."""
+"""What the machine is asked for: device, and Ctrl-C that waits for the end of a step."""
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import resource
 import signal
@@ -15,8 +14,6 @@ from types import FrameType
 import torch
 
 from dd_plugins.api import UsageError
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -37,21 +34,6 @@ def choose_device(name: str | None) -> torch.device:
         found = torch.cuda.device_count() or "no"
         raise UsageError(f"device {name!r} was asked for, but torch finds {found} CUDA device here")
     return device
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep freed memory instead of handing it back to the kernel.
-
-    Activations of a few megabytes are otherwise mapped, faulted in page by page and unmapped at every layer: measured
-    with a ConvNet of width 32 at batch 256 on 2 cores, a forward pass takes 27 ms instead of 123, a second-order one
-    247 instead of 665. A process-wide setting, hence for the command alone; elsewhere than on glibc nothing happens.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    libc.mallopt(_M_TOP_PAD, 2**26)
 
 
 def peak_memory_mib(device: torch.device) -> float:

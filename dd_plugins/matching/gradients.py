@@ -16,6 +16,7 @@ from torch.nn import functional
 Metric = Literal["dc", "mse", "l1", "cosine"]
 Strategy = Literal["auto", "loop", "vmap"]
 Gradients = Sequence[Tensor]
+CPU_IMAGES = 32  # of real ones at once: their maps stay near the cache, and memory small
 EPSILON = 1e-6  # added to the product of norms, as DC's code does; it damps the cosine of small gradients
 
 
@@ -79,10 +80,7 @@ def class_gradients(
                 parameters, torch.stack(list(images)), torch.tensor(labels, device=images[0].device)
             )
         return [[gradient[k] for gradient in stacked] for k in range(len(labels))]
-    return [
-        torch.autograd.grad(_loss(network(batch), label), parameters)
-        for label, batch in zip(labels, images, strict=True)
-    ]
+    return [_class_gradient(network, label, batch, parameters) for label, batch in zip(labels, images, strict=True)]
 
 
 def match_classes(
@@ -149,6 +147,17 @@ def _gradient(network: nn.Module, names: list[str]) -> Callable[..., tuple[Tenso
 
     gradient: Callable[..., tuple[Tensor, ...]] = torch.func.grad(loss)
     return gradient
+
+
+def _class_gradient(network: nn.Module, label: int, images: Tensor, parameters: Sequence[Tensor]) -> Gradients:
+    """The gradient of the mean loss; on the CPU summed over parts of the images, unless BatchNorm binds them."""
+    size = len(images) if images.is_cuda or trains_batch_norm(network) else CPU_IMAGES
+    total: Gradients = []
+    for part in torch.split(images, size):
+        loss = _loss(network(part), label) * (len(part) / len(images))
+        own = torch.autograd.grad(loss, parameters)
+        total = own if not total else [a + b for a, b in zip(total, own, strict=True)]
+    return total
 
 
 def trains_batch_norm(network: nn.Module) -> bool:
