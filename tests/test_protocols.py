@@ -5,6 +5,7 @@ import pytest
 from benchmark_adapters.evaluator import load_protocol, protocol_names, protocol_values
 from benchmark_adapters.runner.config import resolve
 from benchmark_adapters.runner.methods import choose_method, load_method, method_names
+from benchmark_adapters.runner.pipeline import lent_settings
 
 
 @pytest.mark.parametrize("name", protocol_names())
@@ -53,6 +54,32 @@ def test_every_method_resolves_without_touching_data(name, dataset, ipc, monkeyp
         for part in key.split("."):
             found = found[part]
         assert found == value, key
+
+
+@pytest.mark.parametrize(
+    ("ipc", "nearest", "inner"), [(2, 1, 1), (4, 10, 50), (7, 10, 50), (14, 10, 50), (15, 20, 25), (400, 50, 10)]
+)
+def test_an_ipc_without_settings_takes_those_of_the_nearest_and_says_so(ipc, nearest, inner):
+    config = resolve({"method": "dsa", "dataset": "cifar10", "ipc": ipc})
+    assert (config.objective.settings["outer"], config.objective.settings["inner"]) == (nearest, inner)
+    assert config.steps == 1000 * nearest
+    told = lent_settings(config)
+    assert f"dsa has no settings for IPC {ipc}; those of IPC {nearest} are taken" in told
+    assert f"objective.inner={inner}" in told
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "ipc", "assignments"),
+    [
+        ("dsa", "cifar10", 10, []),
+        ("dm", "cifar10", 20, ["optimizer.lr=3"]),  # its own value, not the one that is lent
+        ("dsa", "digits", 5, []),  # settings of the data set replace all that is lent
+        ("hmn", "cifar10", 5, []),  # sizes of a container belong to one budget
+        ("rtp", "cifar10", 5, []),
+    ],
+)
+def test_nothing_is_said_where_nothing_is_lent(method, dataset, ipc, assignments):
+    assert lent_settings(resolve({"method": method, "dataset": dataset, "ipc": ipc}, assignments)) == ""
 
 
 def test_parts_choose_the_method_that_comes_closest():

@@ -112,13 +112,13 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     from dataclasses import asdict
 
     from benchmark_adapters.report.tables import ledger_table
-    from benchmark_adapters.runner.pipeline import check_plan, idle_rate, load_real
+    from benchmark_adapters.runner.pipeline import check_plan, idle_rate, lent_settings, load_real
 
     real = load_real(config, options)
     container = check_plan(config, real)
     console.print(config.to_yaml(), highlight=False, markup=False)
     console.print(ledger_table([asdict(entry) for entry in container.storage().entries], container.budget.elements))
-    for line in (container.describe(), idle_rate(config, container)):
+    for line in (container.describe(), idle_rate(config, container), lent_settings(config)):
         if line:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"images per class: {min(container.counts)}; steps: {config.steps}")

@@ -22,6 +22,10 @@ class Applies(PluginConfig):
         """Whether it applies to this data set and IPC."""
         return _within(dataset, self.dataset) and _within(ipc, self.ipc)
 
+    def ipcs(self) -> tuple[int, ...]:
+        """The IPCs it is for; none if it is for all."""
+        return self.ipc if isinstance(self.ipc, tuple) else () if self.ipc is None else (self.ipc,)
+
 
 class Settings(PluginConfig):
     """A block of settings with the source of its values."""
@@ -44,11 +48,31 @@ class Method(PluginConfig):
 
     def values(self, dataset: str, ipc: int) -> dict[str, Any]:
         """The settings of one cell as dotted keys."""
-        merged: dict[str, Any] = {"parameterization.name": self.parameterization, "objective.name": self.objective}
+        parts = {"parameterization.name": self.parameterization, "objective.name": self.objective}
+        return {**parts, **{key: value for key, (value, _) in self._merged(dataset, ipc).items()}}
+
+    def borrowed(self, dataset: str, ipc: int) -> tuple[int, list[str]]:
+        """The nearest IPC that there are settings for, and which values it lends; none if this IPC has its own."""
+        taken = [key for key, (_, strange) in self._merged(dataset, ipc).items() if strange]
+        return self._nearest(dataset, ipc), taken
+
+    def _merged(self, dataset: str, ipc: int) -> dict[str, tuple[Any, bool]]:
+        """Every key's value, and whether it belongs to another IPC; sizes of containers are never lent."""
+        merged: dict[str, tuple[Any, bool]] = {}
+        nearest = self._nearest(dataset, ipc)
         for block in self.settings:
             if block.applies.holds(dataset, ipc):
-                merged.update(block.values)
+                merged.update({key: (value, False) for key, value in block.values.items()})
+            elif block.applies.holds(dataset, nearest):
+                lent = {key: value for key, value in block.values.items() if not key.startswith("parameterization.")}
+                merged.update({key: (value, True) for key, value in lent.items()})
         return merged
+
+    def _nearest(self, dataset: str, ipc: int) -> int:
+        """Of all IPCs that have settings of their own the one of the smallest ratio; this one if none has."""
+        blocks = [block.applies for block in self.settings if _within(dataset, block.applies.dataset)]
+        known = [own for applies in blocks for own in applies.ipcs()]
+        return min(known, key=lambda own: (max(own / ipc, ipc / own), own), default=ipc)
 
 
 def method_names() -> list[str]:

@@ -15,7 +15,8 @@ import torch
 
 from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.runner.condense import Condensation
-from benchmark_adapters.runner.config import PARTS, RunConfig
+from benchmark_adapters.runner.config import PARTS, RunConfig, flatten
+from benchmark_adapters.runner.methods import load_method
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, load_stored, read_record_file, write_json
@@ -66,6 +67,17 @@ def idle_rate(config: RunConfig, container: Parameterization) -> str:
         return ""
     name = config.parameterization.name
     return f"optimizer.lr = {rate} has no effect: {name} sets the rates of its tensors (parameterization.*lr)"
+
+
+def lent_settings(config: RunConfig) -> str:
+    """What to say where a method has settings for other IPCs only; empty if it has some for this one, or needs none."""
+    found, method = flatten(config.model_dump(mode="json")), load_method(config.method)
+    nearest, lent = method.borrowed(config.dataset, config.ipc)
+    values = method.values(config.dataset, config.ipc)
+    taken = [f"{key}={values[key]}" for key in lent if found.get(key) == values[key]]
+    if not taken:
+        return ""
+    return f"{method.name} has no settings for IPC {config.ipc}; those of IPC {nearest} are taken: {', '.join(taken)}"
 
 
 def load_real(config: RunConfig, options: Options) -> RealData:
@@ -165,7 +177,7 @@ def _condense_here(
 ) -> None:
     condensation = start_condensation(config, real, options, reporter, folder, run_id)
     container, objective = condensation.parameterization, condensation.objective
-    for line in (container.describe(), idle_rate(config, container)):
+    for line in (container.describe(), idle_rate(config, container), lent_settings(config)):
         if line:
             reporter.say(line)
     if container.oversize() > 1:
