@@ -104,7 +104,7 @@ def evaluate(synthetic: SyntheticSet, protocol: Protocol, cell: Cell, context: S
     known = dict(context.known)
     missing = [trial for trial in range(protocol.trials) if trial not in known]
     images, targets = synthetic.images.to(context.device), synthetic.targets.to(context.device)
-    at_once = networks_at_once(images, targets, protocol.train)
+    at_once = networks_at_once(context.real.spec, targets, protocol.train)
     for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
         networks = [
             build_network(

@@ -136,7 +136,7 @@ def train_networks(
         if on_update:
             on_update(count, total)
 
-    resolved = _resolve(strategy, networks, images, targets, config)
+    resolved = _resolve(strategy, networks, data, targets, config)
     if resolved == "stacked":
         _train_stacked(runs, plan, config, prepare, note)
     elif resolved == "side-by-side":
@@ -146,11 +146,11 @@ def train_networks(
             _train_one(training, plan, config, prepare, note)
 
 
-def networks_at_once(images: Images, targets: Tensor, config: TrainConfig) -> int:
+def networks_at_once(data: DataSpec, targets: Tensor, config: TrainConfig) -> int:
     """How many networks are best trained together: any number on a GPU, as many as threads where batches are small."""
     if targets.is_cuda:
         return sys.maxsize
-    return torch.get_num_threads() if _small(images, targets, config) else 1
+    return torch.get_num_threads() if _small(data, targets, config) else 1
 
 
 @torch.no_grad()
@@ -254,12 +254,12 @@ def _train_stacked(
                 own.copy_(parameter[position])
 
 
-def _small(images: Images, targets: Tensor, config: TrainConfig) -> bool:
-    return isinstance(images, Tensor) and min(len(targets), config.batch_size) * images[0].numel() <= SMALL_BATCH
+def _small(data: DataSpec, targets: Tensor, config: TrainConfig) -> bool:
+    return min(len(targets), config.batch_size) * math.prod(data.image_shape) <= SMALL_BATCH
 
 
 def _resolve(
-    strategy: Strategy, networks: Sequence[nn.Module], images: Images, targets: Tensor, config: TrainConfig
+    strategy: Strategy, networks: Sequence[nn.Module], data: DataSpec, targets: Tensor, config: TrainConfig
 ) -> Strategy:
     # BatchNorm's buffers are updated in place, and dropout draws from the global generator: vmap does neither.
     dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) for module in networks[0].modules())
@@ -270,4 +270,4 @@ def _resolve(
         return strategy
     if targets.is_cuda:
         return "stacked" if stackable else "sequential"
-    return "side-by-side" if _small(images, targets, config) else "sequential"
+    return "side-by-side" if _small(data, targets, config) else "sequential"

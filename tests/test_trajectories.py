@@ -413,6 +413,21 @@ def test_a_damaged_file_is_named(damage, real, tmp_path):
     store.pair(1, 0, 2)
 
 
+@pytest.mark.parametrize("stranger", ["network", "data set", "recipe"])
+def test_experts_of_another_network_data_set_or_recipe_are_refused(stranger, real, tmp_path):
+    store = make_store(tmp_path, real, epochs=2)
+    store.train(1)
+    others = {"network": {"network": {"name": "convnet", "width": 5}}, "data set": {}, "recipe": {"lr": 0.02}}
+    data = make_real(shape=(2, 8, 8), count=21) if stranger == "data set" else real
+    other = make_store(tmp_path, data, epochs=2, **others[stranger])
+    other.train(1)
+    assert other.path != store.path
+    store.file(0).write_bytes(other.file(0).read_bytes())
+    with pytest.raises(DataError, match=f"belongs to {other.path.name}; remove it") as caught:
+        store.pair(0, 0, 2)
+    assert str(store.file(0)) in str(caught.value)
+
+
 def test_training_experts_leaves_the_global_generator_alone(real, tmp_path):
     before = torch.get_rng_state()
     make_store(tmp_path, real, epochs=1).train(2, 2)

@@ -168,13 +168,6 @@ def small_images(real: RealData) -> bool:
 def _condense(
     config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
 ) -> None:
-    with one_thread(small_images(real)):
-        _condense_here(config, real, options, reporter, run_id, folder)
-
-
-def _condense_here(
-    config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
-) -> None:
     condensation = start_condensation(config, real, options, reporter, folder, run_id)
     container, objective = condensation.parameterization, condensation.objective
     for line in (container.describe(), idle_rate(config, container), lent_settings(config)):
@@ -191,7 +184,7 @@ def _condense_here(
 
     with interruptible(reporter.say) as asked, reporter.job("condense", config.steps, condensation.step) as job:
         blame = f"{config.parameterization.name} with {config.objective.name}"
-        with _blaming("run of", blame, "condense"):
+        with _blaming("run of", blame, "condense"), one_thread(small_images(real)):
             finished = condensation.run(
                 lambda step, loss: job.update(step, note(loss)), asked, options.checkpoint_seconds
             )
@@ -223,7 +216,8 @@ def start_condensation(
     objective = _prepared_objective(config, real, container, options, reporter)
     begun, cpu_begun = time.perf_counter(), time.process_time()
     if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
-        with _blaming("parameterization", config.parameterization.name, "reset"):
+        blamed = _blaming("parameterization", config.parameterization.name, "reset")
+        with blamed, one_thread(small_images(real)):
             container.reset(make_generator(seed_for("reset", config.seed)), real)
     limit = None if config.minutes is None else 60 * config.minutes
     condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder, limit)

@@ -96,7 +96,7 @@ def _profile_evaluation(
     short = protocol.train.model_copy(
         update={"epochs": max(1, math.ceil(updates / plan.per_epoch)), "match_updates": False}
     )
-    count = min(networks_at_once(images, container.labels, short), protocol.trials)
+    count = min(networks_at_once(spec, container.labels, short), protocol.trials)
     taken = Plan.of(short, len(images)).total * count
     networks = [
         build_network(

@@ -72,6 +72,8 @@ def check_raw(raw: RawData, who: str) -> int:
     if not isinstance(raw, RawData):
         raise DataError(f"data set {who}: expected its read() to return RawData, but found {type(raw).__name__}")
     num_classes = len(raw.class_names)
+    if num_classes < 2:
+        raise DataError(f"data set {who}: expected two classes at least, but found {num_classes}")
     for split, images, labels in (
         ("train", raw.train_images, raw.train_labels),
         ("test", raw.test_images, raw.test_labels),

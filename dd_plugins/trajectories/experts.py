@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from torch import Tensor, nn
 
 from dd_plugins.api import DataError, Network, PluginConfig, RealData, read_tensors, write_atomically, write_tensors
 from dd_plugins.seeds import seed_for
-from dd_plugins.training import Strategy, TrainConfig, accuracy, train_networks
+from dd_plugins.training import Strategy, TrainConfig, accuracy, networks_at_once, train_networks
 from dd_plugins.trajectories.unroll import flat_weights
 
 KEY = "weights"  # float, (epochs + 1, P), in every expert's file
+MADE_FOR = "made_for"  # in the file's metadata: the folder it belongs into, which names data set, network and recipe
 VERSION = 1  # part of the hash; to be raised with any change that moves an expert's weights
 
 
@@ -93,7 +93,7 @@ class ExpertStore:
 
         Args:
             count: How many experts there shall be.
-            at_once: How many are trained together; None: all on a GPU, one on the CPU.
+            at_once: How many are trained together; None: all on a GPU, as many as threads where batches are small.
             on_epoch: Called with the epochs done in this call, over all missing experts.
             strategy: Of the training loop.
         """
@@ -101,7 +101,7 @@ class ExpertStore:
         about = {"data": self.real.spec.to_dict(), "recipe": self.recipe.model_dump(mode="json")}
         write_atomically(self.path / "experts.json", (json.dumps(about, indent=2) + "\n").encode())
         missing, done = self.missing(count), 0
-        at_once = at_once or (sys.maxsize if self.real.train.labels.is_cuda else 1)
+        at_once = at_once or networks_at_once(self.real.spec, self.real.train.labels, self.recipe.epoch())
         for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
             for _ in self._train_together(group, strategy):
                 done += len(group)
@@ -111,14 +111,18 @@ class ExpertStore:
         """An expert's weights behind two epochs (0: the start): float, ``(P,)`` each, on the data's device.
 
         Raises:
-            DataError: If the file is damaged.
+            DataError: If the file is damaged, or of another network, data set or recipe.
         """
         try:
             with safe_open(self.file(number), framework="pt") as file:
+                made_for = (file.metadata() or {}).get(MADE_FOR, self.path.name)
                 rows = file.get_slice(KEY)
-                return rows[epoch].to(self.real.device), rows[later].to(self.real.device)
+                pair = rows[epoch].to(self.real.device), rows[later].to(self.real.device)
         except (OSError, SafetensorError) as error:
             raise DataError(f"{self.file(number)} is damaged; remove it to train this expert again ({error})") from None
+        if made_for != self.path.name:
+            raise DataError(f"{self.file(number)} belongs to {made_for}; remove it to train this expert again")
+        return pair
 
     def _train_together(self, group: Sequence[int], strategy: Strategy) -> Iterator[int]:
         """Trains a group epoch by epoch; yields behind each."""
@@ -148,7 +152,8 @@ class ExpertStore:
         validation = self.real.validation
         for number, network, taken in zip(group, networks, snapshots, strict=True):
             reached = accuracy(network, validation.images, validation.labels)
-            write_tensors(self.file(number), {KEY: torch.stack(taken)}, {"validation_accuracy": f"{reached:.4f}"})
+            about = {MADE_FOR: self.path.name, "validation_accuracy": f"{reached:.4f}"}
+            write_tensors(self.file(number), {KEY: torch.stack(taken)}, about)
         partial.unlink(missing_ok=True)
 
 
