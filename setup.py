@@ -47,13 +47,19 @@ PLUGINS = {
         "resnet18 = dd_plugins.networks.resnet:ResNet18",
         "vgg11 = dd_plugins.networks.vgg:VGG11",
     ],
+    "dd_plugins.pruning": [
+        "aum = dd_plugins.pruning.strategies:AUM",
+        "ccs = dd_plugins.pruning.strategies:CCS",
+        "el2n = dd_plugins.pruning.strategies:EL2N",
+        "random = dd_plugins.pruning.strategies:Random",
+    ],
     "dd_plugins.benchmark": [
         "native = benchmark_adapters.native:NativeBenchmark",
     ],
     "console_scripts": ["dd-bench = benchmark_adapters.cli.main:run"],
 }
 
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "aum>=1.0.2"]
 LINT = ["ruff>=0.9", "mypy>=1.13", "import-linter>=2.1", "types-PyYAML"]
 
 setup(

@@ -28,6 +28,7 @@ from dd_plugins.threads import side_by_side
 
 Strategy = Literal["auto", "sequential", "side-by-side", "stacked"]
 Prepare = Callable[[Tensor, Generator], CutMix]
+OnEpoch = Callable[[int, nn.Module, int], None]  # number of the network, the network, epochs done
 Images = Tensor | Callable[[Tensor], Tensor]  # a tensor of all images, or a function from rows to images
 
 
@@ -102,6 +103,7 @@ def train_networks(
     budget_images: int | None = None,
     strategy: Strategy = "auto",
     on_update: Callable[[int, int], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
     """Trains networks in place, all on the same images, each with its own seed.
 
@@ -117,6 +119,8 @@ def train_networks(
             buffers such as BatchNorm's. ``side-by-side`` gives each network a thread of its own, which pays on the CPU
             where batches are small. The accuracies are those of ``sequential`` to rounding.
         on_update: Called with (updates done, updates in all) of all networks together.
+        on_epoch: Called behind each pass over the images with (number of the network, the network, passes done); it
+            may change the network's mode, but not its weights. Networks side by side call it from threads of their own.
     """
     if len(networks) != len(seeds):
         raise ValueError(f"Expected one seed for each of {len(networks)} networks, but got {len(seeds)}")
@@ -138,12 +142,14 @@ def train_networks(
 
     resolved = _resolve(strategy, networks, data, targets, config)
     if resolved == "stacked":
-        _train_stacked(runs, plan, config, prepare, note)
-    elif resolved == "side-by-side":
-        side_by_side(lambda training: _train_one(training, plan, config, prepare, note), runs)
+        _train_stacked(runs, plan, config, prepare, note, on_epoch)
     else:
-        for training in runs:
-            _train_one(training, plan, config, prepare, note)
+        numbered = list(enumerate(runs))
+        side_by_side(
+            lambda pair: _train_one(*pair, plan, config, prepare, note, on_epoch),
+            numbered,
+            wanted=resolved == "side-by-side",
+        )
 
 
 def networks_at_once(data: DataSpec, targets: Tensor, config: TrainConfig) -> int:
@@ -207,7 +213,13 @@ class _Training:
 
 
 def _train_one(
-    training: _Training, plan: Plan, config: TrainConfig, prepare: Prepare, note: Callable[[], None]
+    number: int,
+    training: _Training,
+    plan: Plan,
+    config: TrainConfig,
+    prepare: Prepare,
+    note: Callable[[], None],
+    on_epoch: OnEpoch | None,
 ) -> None:
     network = training.network.train()
     optimizer = _sgd(network.parameters(), config)
@@ -223,10 +235,18 @@ def _train_one(
         with record_function("update"):
             optimizer.step()
         note()
+        if on_epoch and (update + 1) % plan.per_epoch == 0:
+            on_epoch(number, network, (update + 1) // plan.per_epoch)
+            network.train()
 
 
 def _train_stacked(
-    runs: Sequence[_Training], plan: Plan, config: TrainConfig, prepare: Prepare, note: Callable[[], None]
+    runs: Sequence[_Training],
+    plan: Plan,
+    config: TrainConfig,
+    prepare: Prepare,
+    note: Callable[[], None],
+    on_epoch: OnEpoch | None,
 ) -> None:
     """One SGD update of all networks at a time: parameters stacked, forward and backward under ``vmap``."""
     networks = [training.network.train() for training in runs]
@@ -248,10 +268,20 @@ def _train_stacked(
         optimizer.step()
         for _ in runs:
             note()
-    with torch.no_grad():
-        for position, network in enumerate(networks):
-            for parameter, (_, own) in zip(parameters, network.named_parameters(), strict=True):
-                own.copy_(parameter[position])
+        if on_epoch and (update + 1) % plan.per_epoch == 0:
+            _unstack(parameters, networks)
+            for number, network in enumerate(networks):
+                on_epoch(number, network, (update + 1) // plan.per_epoch)
+                network.train()
+    _unstack(parameters, networks)
+
+
+@torch.no_grad()
+def _unstack(parameters: Sequence[Tensor], networks: Sequence[nn.Module]) -> None:
+    """Gives every network its row of the stacked parameters."""
+    for position, network in enumerate(networks):
+        for parameter, own in zip(parameters, network.parameters(), strict=True):
+            own.copy_(parameter[position])
 
 
 def _small(data: DataSpec, targets: Tensor, config: TrainConfig) -> bool:

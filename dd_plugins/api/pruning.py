@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,7 +14,11 @@ from dd_plugins.api.synthetic import SyntheticSet
 
 
 class PruningStrategy(ABC):
-    """Base of every pruning strategy."""
+    """Base of every pruning strategy.
+
+    Authors write :meth:`score` and :meth:`select`; :meth:`candidates` if a setting shall be chosen by what the kept
+    images are worth on the validation split.
+    """
 
     api_version: ClassVar[int] = 1
 
@@ -26,8 +30,26 @@ class PruningStrategy(ABC):
 
     @abstractmethod
     def score(self, images: SyntheticSet, context: Context) -> Tensor:
-        """A score for every image: float, ``(N,)``."""
+        """A score for every image: float, ``(N,)``.
+
+        Args:
+            images: The set, decoded.
+            context: Makes networks, draws seeds, and shows the progress.
+        """
 
     @abstractmethod
     def select(self, score: Tensor, targets: Tensor, num_keep: int) -> Tensor:
-        """The images to keep: int64, ``(num_keep,)``, sorted and unique."""
+        """The images to keep: int64, ``(num_keep,)``, sorted and unique; every class keeps its share.
+
+        Args:
+            score: As :meth:`score` returned it.
+            targets: int64, ``(N,)``.
+            num_keep: How many in all.
+        """
+
+    def candidates(self) -> Sequence[PruningStrategy]:
+        """Strategies that differ in a setting still to be chosen, for the same scores; itself alone if none.
+
+        The one whose kept images train networks best on the validation split wins, the first of equals.
+        """
+        return (self,)

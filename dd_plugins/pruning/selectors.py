@@ -1,0 +1,129 @@
+"""Selectors: which images of a class to keep, given how easy each of them is.
+
+Source:
+    double-end: Zheng et al., "Leveraging Hierarchical Feature Sharing for Efficient Dataset Condensation", ECCV 2024:
+    of k images to be removed floor(beta k) are the hardest and the others the easiest.
+    stratified: Zheng et al., "Coverage-centric Coreset Selection for High Pruning Rates", ICLR 2023, Algorithm 1.
+Deviations:
+    Everything is done class by class, so that classes stay balanced; the published code of ``stratified`` draws from
+    all classes together and cuts by the margin whatever the score. Its hard cut is ``floor(beta k)`` here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+from torch import Generator, Tensor
+
+from dd_plugins.api import UsageError
+
+STRATA = 50  # bins of equal width over the range of the scores
+
+
+def share(beta: float, count: int) -> int:
+    """``floor(beta * count)`` in exact decimals: 0.29 of 100 is 29, which floats would make 28."""
+    return int(Fraction(str(beta)) * count)
+
+
+def order(ease: Tensor) -> Tensor:
+    """Rows from hard to easy, ties by row: int64, ``(n,)``."""
+    return torch.argsort(ease, stable=True)
+
+
+def double_end(ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
+    """Removes the ``floor(beta k)`` hardest and the ``k - floor(beta k)`` easiest."""
+    del generator
+    hardest = share(beta, len(ease) - keep)
+    return order(ease)[hardest : hardest + keep]
+
+
+def keep_easy(ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
+    """Removes the hardest; double-end with beta 1."""
+    del beta, generator
+    return order(ease)[len(ease) - keep :]
+
+
+def keep_hard(ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
+    """Removes the easiest; double-end with beta 0."""
+    del beta, generator
+    return order(ease)[:keep]
+
+
+def stratified(ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
+    """Removes the ``floor(beta k)`` hardest, then draws evenly from bins of equal width, the smallest bins first."""
+    left = order(ease)[share(beta, len(ease) - keep) :]
+    low, high = ease[left].min(), ease[left].max()
+    width = (high - low).clamp(min=torch.finfo(ease.dtype).tiny)
+    numbers = ((ease[left] - low) / width * STRATA).long().clamp(max=STRATA - 1)  # the top edge belongs to the last bin
+    bins = [left[numbers == number] for number in numbers.unique().tolist()]
+    chosen: list[Tensor] = []
+    for position, members in enumerate(sorted(bins, key=len)):
+        room = (keep - sum(map(len, chosen))) // (len(bins) - position)
+        drawn = torch.randperm(len(members), generator=generator)[:room]
+        chosen.append(members[drawn.to(members.device)])
+    return torch.cat(chosen)
+
+
+Selector = Callable[[Tensor, int, float, Generator], Tensor]
+SELECTORS: dict[str, Selector] = {
+    "double-end": double_end,
+    "keep-easy": keep_easy,
+    "keep-hard": keep_hard,
+    "stratified": stratified,
+    "top": keep_easy,  # of the score as it is, whether or not a large one tells of an easy image
+}
+USES_BETA = ("double-end", "stratified")
+
+
+def shares(counts: Tensor, keep: int) -> list[int]:
+    """How many images each class keeps: in proportion to what it has, the largest remainders rounded up.
+
+    Args:
+        counts: int64, ``(classes,)``.
+        keep: In all.
+
+    Raises:
+        UsageError: If there are not so many images, or a class would be left with none.
+    """
+    total = int(counts.sum())
+    if not 0 < keep <= total:
+        raise UsageError(f"{keep} images to keep, but there are {total}")
+    exact = [Fraction(int(count) * keep, total) for count in counts]
+    kept = [int(part) for part in exact]
+    by_remainder = sorted(range(len(kept)), key=lambda label: (kept[label] - exact[label], label))
+    for label in by_remainder[: keep - sum(kept)]:
+        kept[label] += 1
+    if min(kept) < 1:
+        raise UsageError(f"{keep} of {total} images to keep would leave class {kept.index(0)} with none")
+    return kept
+
+
+def select(
+    name: str, ease: Tensor, targets: Tensor, keep: int, beta: float, generator: Generator, num_classes: int
+) -> Tensor:
+    """The images to keep, class by class.
+
+    Args:
+        name: One of `SELECTORS`.
+        ease: Float, ``(N,)``: large for easy images.
+        targets: int64, ``(N,)``.
+        keep: How many in all.
+        beta: Share of the removed images that are taken from the hard end.
+        generator: For selectors that draw, on the CPU.
+        num_classes: Classes, each of which keeps one image at least.
+
+    Returns:
+        int64, ``(keep,)``, ascending.
+
+    Raises:
+        UsageError: If a score is NaN, or the count does not work.
+    """
+    if not bool(torch.isfinite(ease).all()):
+        raise UsageError(f"{int((~torch.isfinite(ease)).sum())} of {len(ease)} scores are NaN or infinite")
+    kept = []
+    for label, count in enumerate(shares(torch.bincount(targets, minlength=num_classes), keep)):
+        rows = torch.nonzero(targets == label).flatten()
+        kept.append(rows[SELECTORS[name](ease[rows], count, beta, generator)])
+    return torch.cat(kept).sort().values

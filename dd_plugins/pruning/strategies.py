@@ -1,0 +1,129 @@
+"""Pruning strategies: a score and a selector. All built-in ones are the same class with other defaults."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from dd_plugins.api import Context, PluginConfig, PruningStrategy, SyntheticSet
+from dd_plugins.pruning.scores import EASY_IS_HIGH, random_scores, watched_training
+from dd_plugins.pruning.selectors import USES_BETA, select
+from dd_plugins.seeds import make_generator, seed_for
+from dd_plugins.training import Plan, TrainConfig
+
+ScoreName = Literal["aum", "aum-probability", "el2n", "forgetting", "entropy", "loss", "grand", "random", "herding"]
+SelectorName = Literal["double-end", "keep-easy", "keep-hard", "stratified", "top"]
+GRID = tuple(tenth / 10 for tenth in range(11))
+
+
+class WatchedTraining(PluginConfig):
+    """How the networks are trained whose training is watched."""
+
+    networks: int = Field(3, ge=1, description="networks from different seeds, over which scores are averaged")
+    epochs: int = Field(200, ge=1, description="epochs that are watched")
+    batch_size: int = Field(256, ge=1, description="images a step")
+    lr: float = Field(0.01, gt=0, description="learning rate of SGD with momentum 0.9 and weight decay 5e-4")
+    schedule: Literal["constant", "half", "cosine"] = Field("half", description="learning rate over the epochs")
+    strategy: str = Field("auto", description="DSA of the training; auto: the field's for the data set; none: off")
+
+    def recipe(self) -> TrainConfig:
+        """The recipe as the training loop knows it."""
+        return TrainConfig(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            schedule=self.schedule,
+            augmentation="none" if self.strategy == "none" else "dsa",
+            strategy="auto" if self.strategy == "none" else self.strategy,
+        )
+
+
+class ScoreAndSelect(PruningStrategy):
+    """Scores images by a training that is watched, and selects class by class."""
+
+    class Config(WatchedTraining):
+        """Settings of a score and a selector."""
+
+        score: ScoreName = Field("aum", description="what is measured of every image")
+        selector: SelectorName = Field("double-end", description="which images of a class are kept")
+        beta: float | None = Field(
+            None, ge=0, le=1, description="share removed at the hard end; None: chosen on the validation split"
+        )
+        grid: tuple[float, ...] = Field(GRID, min_length=1, description="the shares that are tried")
+        seed: int = Field(0, ge=0, description="of whatever is drawn: random scores, strata")
+
+    config: Config
+
+    def score(self, images: SyntheticSet, context: Context) -> Tensor:
+        """A score for every image: float64, ``(N,)``, as published (see `EASY_IS_HIGH` for its direction)."""
+        config, targets = self.config, images.targets
+        if config.score == "random":
+            return random_scores(len(targets), make_generator(seed_for("random scores", config.seed)))
+        networks = [context.make_network(context.draw_seed()) for _ in range(config.networks)]
+        seeds = [context.draw_seed() for _ in networks]
+        recipe = config.recipe()
+        total = Plan.of(recipe, len(targets)).total * len(networks)
+        with context.job("watch the training", total) as update:
+            found = watched_training(
+                networks,
+                images.images,
+                targets,
+                recipe,
+                images.data,
+                seeds=seeds,
+                extra=(config.score,),
+                on_update=lambda done, _: update(done),
+            )
+        return found[config.score].cpu()
+
+    def select(self, score: Tensor, targets: Tensor, num_keep: int) -> Tensor:
+        """The images to keep: int64, ``(num_keep,)``, ascending, every class in proportion."""
+        config = self.config
+        ease = score if config.selector == "top" or EASY_IS_HIGH[config.score] else -score
+        generator = make_generator(seed_for("strata", config.seed))
+        classes = int(targets.max()) + 1
+        beta = config.grid[0] if config.beta is None else config.beta
+        return select(config.selector, ease.double(), targets.cpu(), num_keep, beta, generator, classes)
+
+    def candidates(self) -> list[ScoreAndSelect]:
+        """One strategy for each share of the grid, where one is to be chosen; this one alone otherwise."""
+        config = self.config
+        if config.beta is not None or config.selector not in USES_BETA:
+            return [self]
+        return [type(self)(config.model_copy(update={"beta": beta})) for beta in config.grid]
+
+
+class AUM(ScoreAndSelect):
+    """Area under the margin, pruned at both ends: HMN's."""
+
+
+class CCS(ScoreAndSelect):
+    """Coverage-centric selection: a hard cut, then an even draw over all degrees of difficulty."""
+
+    class Config(ScoreAndSelect.Config):
+        """Settings of coverage-centric selection."""
+
+        score: ScoreName = Field("aum-probability", description="what is measured of every image")
+        selector: SelectorName = Field("stratified", description="which images of a class are kept")
+
+
+class EL2N(ScoreAndSelect):
+    """The norm of the error early in training; keeps the hardest images."""
+
+    class Config(ScoreAndSelect.Config):
+        """Settings of EL2N."""
+
+        score: ScoreName = Field("el2n", description="what is measured of every image")
+        selector: SelectorName = Field("top", description="which images of a class are kept")
+
+
+class Random(ScoreAndSelect):
+    """Images drawn at random."""
+
+    class Config(ScoreAndSelect.Config):
+        """Settings of random pruning."""
+
+        score: ScoreName = Field("random", description="what is measured of every image")
+        selector: SelectorName = Field("top", description="which images of a class are kept")
