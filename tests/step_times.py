@@ -97,7 +97,8 @@ def take_steps(side, method, options, pipe):
 
     from benchmark_adapters.runner.compare import split_assignments
     from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.pipeline import Options, load_real, small_images, start_condensation
+    from benchmark_adapters.runner.parts import Options, load_real
+    from benchmark_adapters.runner.pipeline import small_images, start_condensation
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.store import RunFolder
     from benchmark_adapters.runner.system import choose_device

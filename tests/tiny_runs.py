@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmark_adapters.cli import main
 from benchmark_adapters.runner import pipeline
 from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.pipeline import Options
+from benchmark_adapters.runner.parts import Options
 from benchmark_adapters.runner.progress import Reporter
 
 PARTS = ["network.width=8", "parameterization.warm_start_steps=5"]

@@ -88,7 +88,8 @@ def compare(
     from benchmark_adapters.report import comparison as report
     from benchmark_adapters.report.tables import comparison_table, matrix_table
     from benchmark_adapters.runner import compare as runner
-    from benchmark_adapters.runner.pipeline import Interrupted, Options
+    from benchmark_adapters.runner.parts import Options
+    from benchmark_adapters.runner.pipeline import Interrupted
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
     from dd_plugins.api import UsageError

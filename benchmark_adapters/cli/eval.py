@@ -33,7 +33,7 @@ def evaluate(
     from rich.console import Console
 
     from benchmark_adapters.report.tables import score_table
-    from benchmark_adapters.runner.pipeline import Options
+    from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.rescore import rescore
     from benchmark_adapters.runner.system import choose_device

@@ -45,7 +45,7 @@ def experts(
 
     from benchmark_adapters.runner.config import resolve
     from benchmark_adapters.runner.experts import train_experts
-    from benchmark_adapters.runner.pipeline import Options
+    from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
 

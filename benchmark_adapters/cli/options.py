@@ -28,6 +28,23 @@ Param = Annotated[
         autocompletion=lambda: complete("parameterization"),
     ),
 ]
+Prune = Annotated[
+    str | None,
+    typer.Option(
+        "--prune",
+        help="Condense more than the budget and prune: aum, ccs, el2n, random, ...",
+        rich_help_panel=RUN_PANEL,
+        autocompletion=lambda: complete("pruning"),
+    ),
+]
+OverBudget = Annotated[
+    float | None,
+    typer.Option(
+        "--over-budget",
+        help="Share by which the set is condensed too large; 0.1 with --prune, else 0.",
+        rich_help_panel=RUN_PANEL,
+    ),
+]
 ObjectiveName = Annotated[
     str | None,
     typer.Option(

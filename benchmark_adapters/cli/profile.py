@@ -54,7 +54,7 @@ def profile(
 
     from benchmark_adapters.report.tables import profile_table
     from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.pipeline import Options
+    from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.profile import profile_run
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device, versions

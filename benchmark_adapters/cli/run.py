@@ -21,8 +21,10 @@ from benchmark_adapters.cli.options import (
     Method,
     ObjectiveName,
     Out,
+    OverBudget,
     Param,
     ProtocolName,
+    Prune,
     Seed,
 )
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmark_adapters.runner.config import RunConfig
-    from benchmark_adapters.runner.pipeline import Options
+    from benchmark_adapters.runner.parts import Options
 
 EPILOG = """
 **Examples**
@@ -40,6 +42,8 @@ EPILOG = """
 `dd-bench run --param hmn --dataset cifar10 --ipc 10 --seed 1`
 
 `dd-bench run --param pixel --objective dsa --dataset cifar10 --protocol dsa-steps`
+
+`dd-bench run --param hmn --ipc 10 --prune aum` condenses a tenth more and prunes it at both ends
 
 `dd-bench run --param hmn --set parameterization.memory_lr=0.03 --set network.width=32 --dry-run`
 
@@ -51,6 +55,8 @@ def run(
     method: Method = None,
     param: Param = None,
     objective: ObjectiveName = None,
+    prune: Prune = None,
+    over_budget: OverBudget = None,
     dataset: Dataset = None,
     ipc: Ipc = None,
     protocol: ProtocolName = None,
@@ -75,7 +81,8 @@ def run(
     from rich.console import Console
 
     from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.pipeline import Interrupted, Options
+    from benchmark_adapters.runner.parts import Options
+    from benchmark_adapters.runner.pipeline import Interrupted
     from benchmark_adapters.runner.pipeline import run as make_run
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
@@ -84,6 +91,8 @@ def run(
         "method": method,
         "parameterization": param,
         "objective": objective,
+        "pruning": prune,
+        "over_budget": over_budget,
         "dataset": dataset,
         "ipc": ipc,
         "protocol": protocol,
@@ -112,7 +121,8 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     from dataclasses import asdict
 
     from benchmark_adapters.report.tables import ledger_table
-    from benchmark_adapters.runner.pipeline import check_plan, idle_rate, lent_settings, load_real
+    from benchmark_adapters.runner.parts import load_real
+    from benchmark_adapters.runner.pipeline import check_plan, idle_rate, lent_settings
 
     real = load_real(config, options)
     container = check_plan(config, real)

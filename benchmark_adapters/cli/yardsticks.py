@@ -41,7 +41,7 @@ def yardsticks(
 
     from benchmark_adapters.report.statistics import Estimate
     from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.pipeline import Options, load_real
+    from benchmark_adapters.runner.parts import Options, load_real
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.scoring import yardsticks as score_yardsticks
     from benchmark_adapters.runner.system import choose_device

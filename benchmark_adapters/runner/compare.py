@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark_adapters.runner.config import RunConfig, resolve
-from benchmark_adapters.runner.pipeline import Options, run
+from benchmark_adapters.runner.parts import Options
+from benchmark_adapters.runner.pipeline import run
 from benchmark_adapters.runner.progress import Reporter
 from dd_plugins.api import DDPluginsError, UsageError
 

@@ -17,6 +17,7 @@ from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
 
 PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
+OVER_BUDGET = 0.10  # of a pruned run, as in HMN's paper
 QUICK = ("digits",)  # data sets whose default protocol is the short one
 
 
@@ -54,7 +55,22 @@ class RunConfig(PluginConfig):
     )
     seed: int = Field(0, ge=0, description="seed of the condensation; evaluation has its own")
     optimizer: OptimizerConfig = OptimizerConfig()
+    over_budget: float = Field(
+        0.0, ge=0, le=1, description="condense a set that is larger than the budget by this share"
+    )
+    pruning: PartConfig | None = Field(None, description="how a set is brought back into its budget; None: it is not")
+    pruning_trials: int = Field(3, ge=1, description="networks trained to choose a pruning on the validation split")
     protocol: Protocol
+
+    @property
+    def unpruned(self) -> RunConfig:
+        """The condensation that a pruned run begins with; runs that differ in the pruning alone share it."""
+        return self.model_copy(update={"pruning": None, "pruning_trials": 3})
+
+    @property
+    def choosing(self) -> Protocol:
+        """How a pruning is chosen: as the set is scored, but on the validation split."""
+        return self.protocol.model_copy(update={"split": "validation", "trials": self.pruning_trials})
 
     def run_id(self, fingerprint: str) -> str:
         """Ten hexadecimal digits of everything that decides the synthetic images.
@@ -63,7 +79,14 @@ class RunConfig(PluginConfig):
         """
         content = self.model_dump(mode="json", exclude={"method", "dataset", "data", "protocol"})
         content["fingerprint"] = fingerprint
-        for part, kind in PARTS.items():
+        parts = {**PARTS, **({"pruning": "pruning"} if self.pruning else {})}
+        if self.pruning:
+            content["chosen_by"] = self.choosing.hash
+        else:
+            del content["pruning"], content["pruning_trials"]
+        if not self.over_budget:
+            del content["over_budget"]
+        for part, kind in parts.items():
             info = registry.find(kind, getattr(self, part).name)
             content[part]["plugin"] = [info.distribution, info.version, info.value]
             if info.distribution == registry.MODULE:  # under development: its source is its version
@@ -92,6 +115,8 @@ def resolve(
         ConfigError: Names the dotted path, the value, and what is allowed.
     """
     file_values = flatten(_read_yaml(config_file)) if config_file else {}
+    if file_values.get("pruning.name", "") is None:
+        del file_values["pruning.name"]  # a run that is not pruned says so
     given = {_flag_key(name): value for name, value in flags.items() if value is not None}
     for text in assignments:
         given.update(flatten(dict([_parse_assignment(text)])))
@@ -103,6 +128,8 @@ def resolve(
     values: dict[str, Any] = {}
     for layer in layers:
         _overlay(values, layer)
+    if "pruning.name" in values:
+        values.setdefault("over_budget", OVER_BUDGET)
     protocol = values.pop("protocol.name", None) or ("quick" if cell.dataset in QUICK else "dsa")
     values["protocol"] = _protocol(str(protocol), values)
     nested = _nest({**values, "method": method.name})
@@ -117,8 +144,10 @@ class _Cell(PluginConfig):
 def _complete(config: RunConfig) -> RunConfig:
     """Fills in every default of every part, so that the record and the run id hold them."""
     parts = {}
-    for part, kind in PARTS.items():
-        given: PartConfig = getattr(config, part)
+    for part, kind in {**PARTS, "pruning": "pruning"}.items():
+        given: PartConfig | None = getattr(config, part)
+        if given is None:
+            continue
         cls = registry.load(kind, given.name)
         settings = parse_config(cls.Config, given.settings, part).model_dump(mode="json")
         parts[part] = PartConfig(name=registry.find(kind, given.name).spec, **settings)
@@ -146,12 +175,12 @@ _PROSE = ("name", "summary", "source")
 
 
 def _flag_key(name: str) -> str:
-    return f"{name}.name" if name in (*PARTS, "protocol") else name
+    return f"{name}.name" if name in (*PARTS, "pruning", "protocol") else name
 
 
 def _overlay(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Puts a layer on top; a part that is exchanged loses the settings of the one before."""
-    for part in (*PARTS, "protocol", "protocol.network"):
+    for part in (*PARTS, "pruning", "protocol", "protocol.network"):
         name, former = layer.get(f"{part}.name"), values.get(f"{part}.name")
         if None not in (name, former) and name != former:
             for key in [key for key in values if key.startswith(f"{part}.")]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from benchmark_adapters.runner.config import RunConfig
-from benchmark_adapters.runner.pipeline import Options, load_real, network_factory
+from benchmark_adapters.runner.parts import Options, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
 from dd_plugins import registry
 from dd_plugins.api import UsageError, parse_config

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.runner.condense import Condensation
 from benchmark_adapters.runner.config import PARTS, RunConfig, flatten
 from benchmark_adapters.runner.methods import load_method
+from benchmark_adapters.runner.parts import Options, build_container, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runner.prune import check_pruning, prune
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, load_stored, read_record_file, write_json
 from benchmark_adapters.runner.system import interruptible, peak_memory_mib, versions
@@ -27,14 +29,12 @@ from dd_plugins.api import (
     DDPluginsError,
     DivergedError,
     MatchingObjective,
-    Network,
     Parameterization,
     RealData,
     StorageBudget,
     SyntheticSet,
     write_atomically,
 )
-from dd_plugins.datasets import load_dataset
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
 from dd_plugins.threads import one_thread
@@ -42,18 +42,6 @@ from dd_plugins.training import SMALL_BATCH, build_augmentation
 
 logger = logging.getLogger(__name__)
 CONDENSE_BATCH = 256  # images in a usual batch of a condensation
-
-
-@dataclass(frozen=True)
-class Options:
-    """Where and how a run is made; nothing here has an influence on its result."""
-
-    out: Path
-    device: torch.device
-    data_root: Path | None = None
-    full_data: bool = False
-    chunk_size: int | None = None
-    checkpoint_seconds: float = 30.0
 
 
 class Interrupted(Exception):
@@ -80,20 +68,6 @@ def lent_settings(config: RunConfig) -> str:
     return f"{method.name} has no settings for IPC {config.ipc}; those of IPC {nearest} are taken: {', '.join(taken)}"
 
 
-def load_real(config: RunConfig, options: Options) -> RealData:
-    """The data set of a run, on its device."""
-    return load_dataset(config.dataset, options.data_root, options.device, config=config.data)
-
-
-def build_container(config: RunConfig, real: RealData) -> Parameterization:
-    """The container of a run, allocated within its budget and not yet initialised."""
-    cls = registry.load("parameterization", config.parameterization.name)
-    made: Parameterization = cls(
-        real.spec, StorageBudget.for_ipc(real.spec, config.ipc), config.parameterization.settings
-    )
-    return made
-
-
 def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, Any]:
     """Makes or continues a run; a finished one is only read.
 
@@ -110,7 +84,11 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
         try:
             if "condense" not in folder.stages() or not folder.synthetic.exists():
                 folder.forget_scores()
-                _condense(config, real, options, reporter, run_id, folder)
+                if config.pruning is None:
+                    _condense(config, real, options, reporter, run_id, folder)
+                else:
+                    larger = _condensed(config.unpruned, real, options, reporter)
+                    prune(config, real, larger, folder, options, reporter)
             folder.check_stored()
             record = _record(config, real, run_id, folder)
             synthetic = reload(folder, config, real, options)
@@ -129,6 +107,20 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
     return record
 
 
+def _condensed(config: RunConfig, real: RealData, options: Options, reporter: Reporter) -> RunFolder:
+    """The folder of a run that is condensed, if need be now, and not scored."""
+    run_id = config.run_id(real.spec.fingerprint)
+    folder = RunFolder(options.out / run_id)
+    with folder.locked(wait=True), _logged_to(folder.path / "log.txt"):
+        if "condense" not in folder.stages() or not folder.synthetic.exists():
+            write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
+            reporter.say(f"condense run {run_id} in {folder.path}, {config.over_budget:.0%} over its budget")
+            folder.forget_scores()
+            _condense(config, real, options, reporter, run_id, folder)
+        folder.check_stored()
+    return folder
+
+
 def check_plan(config: RunConfig, real: RealData) -> Parameterization:
     """Finds what is wrong with any part of a run before anything is written or hours are spent.
 
@@ -137,6 +129,8 @@ def check_plan(config: RunConfig, real: RealData) -> Parameterization:
     """
     container = build_container(config, real)
     container.storage().enforce(container.budget.scaled(container.oversize()), config.parameterization.name)
+    if config.pruning is not None:
+        check_pruning(config, container)
     _build_objective(config, real)
     spec, condensed_on = real.spec, config.network
     build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
@@ -151,6 +145,8 @@ def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Option
     stored = load_stored(folder.synthetic, trusted=config.parameterization.name)
     ledger = stored.storage()
     allowed = StorageBudget.for_ipc(real.spec, config.ipc).scaled(stored.oversize())
+    if config.over_budget and config.pruning is None:  # as asked for; every table shows the ratio
+        allowed = build_container(config, real).budget
     ledger.enforce(allowed, config.parameterization.name)
     stored.to(options.device).chunk_size = options.chunk_size
     with torch.no_grad():
@@ -229,16 +225,6 @@ def start_condensation(
     return condensation
 
 
-def network_factory(config: RunConfig, real: RealData, device: torch.device) -> Callable[[int], Network]:
-    """From a seed to a freshly initialised network of the condensation."""
-    spec, name, settings = real.spec, config.network.name, config.network.settings
-
-    def make_network(seed: int) -> Network:
-        return build_network(name, spec.image_shape, spec.num_classes, settings, seed=seed, device=device)
-
-    return make_network
-
-
 def _build_objective(config: RunConfig, real: RealData) -> MatchingObjective:
     made: MatchingObjective = registry.load("objective", config.objective.name)(real.spec, config.objective.settings)
     return made
@@ -270,7 +256,11 @@ def _record(config: RunConfig, real: RealData, run_id: str, folder: RunFolder) -
         return known
     stored = load_stored(folder.synthetic, trusted=config.parameterization.name)
     ledger = stored.storage()
-    name = config.parameterization.name + (f" + {config.objective.name}")
+    name = f"{config.parameterization.name} + {config.objective.name}"
+    if config.pruning is not None:
+        name = f"{name}, {config.pruning.name}"
+    elif config.over_budget:
+        name = f"{name}, {config.over_budget:.0%} over budget"
     return {
         "id": run_id,
         "name": name,
@@ -288,6 +278,7 @@ def _record(config: RunConfig, real: RealData, run_id: str, folder: RunFolder) -
         },
         "images_per_class": list(stored.counts),
         "condensation": folder.stages().get("condense", {}),
+        **({"pruning": folder.stages()["prune"]} if "prune" in folder.stages() else {}),
         "scores": [],
         "yardsticks": [],
     }

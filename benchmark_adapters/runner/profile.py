@@ -14,7 +14,8 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from benchmark_adapters.runner.config import RunConfig
-from benchmark_adapters.runner.pipeline import Options, load_real, small_images, start_condensation
+from benchmark_adapters.runner.parts import Options, load_real
+from benchmark_adapters.runner.pipeline import small_images, start_condensation
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.store import RunFolder
 from dd_plugins.api import Parameterization, RealData

@@ -12,7 +12,7 @@ import torch
 
 from benchmark_adapters.runner.config import RunConfig, flatten, resolve
 from benchmark_adapters.runner.find import find_run, read_record
-from benchmark_adapters.runner.pipeline import Options
+from benchmark_adapters.runner.parts import Options
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RunFolder, load_stored, read_record_file, write_json

@@ -39,7 +39,7 @@ def score_set(
         return record
     begun = time.perf_counter()
     title = f"evaluate ({protocol.name}, {protocol.network.name})"
-    scored = _score(synthetic, protocol, ipc, title, folder, real, device, reporter)
+    scored = score_trials(synthetic, protocol, ipc, title, folder, real, device, reporter)
     score = _entry(scored, protocol, seconds=round(time.perf_counter() - begun, 2))
     scores = list(record["scores"])
     add_score(scores, score)
@@ -106,7 +106,7 @@ def _score_yardstick(
     reporter: Reporter,
 ) -> dict[str, Any]:
     protocol = config.protocol
-    scored = _score(chosen, protocol, config.ipc, f"yardstick: {chosen.name}", folder, real, device, reporter)
+    scored = score_trials(chosen, protocol, config.ipc, f"yardstick: {chosen.name}", folder, real, device, reporter)
     found = {
         **_entry(scored, protocol),
         "name": chosen.name,
@@ -127,7 +127,7 @@ def _score_yardstick(
     return found
 
 
-def _score(
+def score_trials(
     synthetic: SyntheticSet,
     protocol: Protocol,
     ipc: int,
@@ -136,9 +136,22 @@ def _score(
     real: RealData,
     device: torch.device,
     reporter: Reporter,
+    key: str | None = None,
 ) -> Scores:
-    """Scores a set trial by trial: those that the folder knows are not repeated, the others are kept there."""
-    key = f"{protocol.hash}/{protocol.network.name}"
+    """Scores a set trial by trial: those that the folder knows are not repeated, the others are kept there.
+
+    Args:
+        synthetic: The set.
+        protocol: How it is scored.
+        ipc: Its budget.
+        title: For the progress bar.
+        folder: Where trials are kept, under
+        key: which name; by default the protocol's and the network's.
+        real: The data set.
+        device: Where to train.
+        reporter: Shows the progress.
+    """
+    key = key or f"{protocol.hash}/{protocol.network.name}"
     with reporter.job(title, 1) as job:
 
         def on_update(done: int, total: int) -> None:

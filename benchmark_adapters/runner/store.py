@@ -29,6 +29,7 @@ from dd_plugins.api import (
 
 # Without which a file is no record: of anything that was scored, and of a run.
 SCORED_KEYS = frozenset({"name", "data", "scores", "yardsticks"})
+CANDIDATE = "candidate "  # begins the key of a trial that chooses a pruning
 RUN_KEYS = SCORED_KEYS | {"id", "config", "storage", "condensation"}
 
 
@@ -113,9 +114,16 @@ class RunFolder:
             )
 
     def forget_scores(self) -> None:
-        """Removes the record and all trials, before the set that they belong to is made anew."""
+        """Removes the record and all its trials, before the set that they belong to is made anew.
+
+        Trials of candidates stay: they name the larger set that they were pruned from.
+        """
         self.record.unlink(missing_ok=True)
-        self.trials.unlink(missing_ok=True)
+        if not self.trials.exists():
+            return
+        lines = self.trials.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if str((_parse_line(line) or {}).get("key")).startswith(CANDIDATE)]
+        write_atomically(self.trials, "".join(f"{line}\n" for line in kept).encode())
 
     # ---- trials -------------------------------------------------------------------------------------------------
 

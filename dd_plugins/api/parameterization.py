@@ -151,6 +151,16 @@ class Parameterization(nn.Module, ABC):
         """
         return None
 
+    def units(self) -> Tensor | None:
+        """Images that can only be dropped together share a number (int64, ``(N,)``); None: each one alone."""
+        return None
+
+    @classmethod
+    @final
+    def prunable(cls) -> bool:
+        """Whether single images, or units of them, can be dropped: whether there is a ``_keep``."""
+        return cls._keep is not Parameterization._keep
+
     def oversize(self) -> float:
         """How many times its budget the container may take: 1, unless a paper's own way of counting was asked for.
 

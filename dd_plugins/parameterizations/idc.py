@@ -103,6 +103,17 @@ class IDC(Parameterization):
         enlarged = functional.interpolate(tiles, size=(height, width), mode="bilinear", align_corners=False)
         return self.data.normalize(enlarged)
 
+    def units(self) -> Tensor:
+        """The stored image of every decoded one: a single tile that is dropped saves nothing."""
+        return self._image
+
+    def _keep(self, index: Tensor) -> None:
+        stored, tiles = self._image[index].unique(return_counts=True)
+        if bool((tiles != self.config.factor**2).any()):
+            raise UsageError(f"idc: dropping single tiles saves no storage; all {self.config.factor**2} of an image go")
+        self.images = nn.Parameter(self.images.detach()[stored])
+        self._tile, self._image = self._tile[index], torch.searchsorted(stored, self._image[index])
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """All pixels, with their own learning rate where one is set."""
         group: dict[str, Any] = {"params": [self.images]}

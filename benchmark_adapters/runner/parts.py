@@ -1,0 +1,61 @@
+"""From a configuration to its parts: data, container, networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from benchmark_adapters.runner.config import RunConfig
+from dd_plugins import registry
+from dd_plugins.api import Network, Parameterization, RealData, StorageBudget
+from dd_plugins.datasets import load_dataset
+from dd_plugins.networks import build_network
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how a run is made; nothing here has an influence on its result."""
+
+    out: Path
+    device: torch.device
+    data_root: Path | None = None
+    full_data: bool = False
+    chunk_size: int | None = None
+    checkpoint_seconds: float = 30.0
+
+
+def load_real(config: RunConfig, options: Options) -> RealData:
+    """The data set of a run, on its device."""
+    return load_dataset(config.dataset, options.data_root, options.device, config=config.data)
+
+
+def build_container(config: RunConfig, real: RealData, *, within: bool = False) -> Parameterization:
+    """The container of a run, allocated within its budget and not yet initialised.
+
+    Args:
+        config: The run; ``over_budget`` makes its budget larger, by images alone: what they share keeps its sizes.
+        real: The data set.
+        within: The container as it is within the true budget, whatever ``over_budget`` says.
+    """
+    cls = registry.load("parameterization", config.parameterization.name)
+    budget = StorageBudget.for_ipc(real.spec, config.ipc)
+    made: Parameterization = cls(real.spec, budget, config.parameterization.settings)
+    if within or not config.over_budget:
+        return made
+    more = StorageBudget(budget.elements + int(Fraction(str(config.over_budget)) * budget.elements))
+    larger: Parameterization = cls(real.spec, more, made.config)
+    return larger
+
+
+def network_factory(config: RunConfig, real: RealData, device: torch.device) -> Callable[[int], Network]:
+    """From a seed to a freshly initialised network of the condensation."""
+    spec, name, settings = real.spec, config.network.name, config.network.settings
+
+    def make_network(seed: int) -> Network:
+        return build_network(name, spec.image_shape, spec.num_classes, settings, seed=seed, device=device)
+
+    return make_network

@@ -1,0 +1,191 @@
+"""From a set that is larger than its budget to one that fits: score, choose on validation, drop, store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark_adapters.evaluator import Protocol
+from benchmark_adapters.runner.config import RunConfig
+from benchmark_adapters.runner.parts import Options, build_container, network_factory
+from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runner.scoring import score_trials
+from benchmark_adapters.runner.store import CANDIDATE, RunFolder, load_stored
+from dd_plugins import registry
+from dd_plugins.api import (
+    Context,
+    IncompatibleError,
+    Parameterization,
+    PluginContractError,
+    PruningStrategy,
+    RealData,
+    SyntheticSet,
+    UsageError,
+    read_tensors,
+    write_tensors,
+)
+from dd_plugins.seeds import make_generator, seed_for
+
+
+def check_pruning(config: RunConfig, container: Parameterization) -> None:
+    """Finds what is wrong with a pruning before hours are spent on the larger set.
+
+    Raises:
+        IncompatibleError: If the container cannot drop single images.
+    """
+    _strategy(config)
+    if not container.prunable():
+        raise IncompatibleError(
+            f"{config.parameterization.name} cannot be pruned: none of its images is stored apart from the others"
+        )
+
+
+def prune(
+    config: RunConfig, real: RealData, larger: RunFolder, folder: RunFolder, options: Options, reporter: Reporter
+) -> None:
+    """Brings the set of ``larger`` into the budget of ``config`` and stores it in ``folder``.
+
+    Everything is kept as it is found: the larger set is not touched, scores lie in ``scores.safetensors`` and every
+    trial of every candidate in ``trials.jsonl``, so that an interrupted pruning goes on where it was.
+    """
+    begun = time.perf_counter()
+    container = load_stored(larger.synthetic, trusted=config.parameterization.name).to(options.device)
+    container.chunk_size = options.chunk_size
+    within = build_container(config, real, within=True)
+    digest = larger.digest()
+    units, owners = unit_labels(container)
+    keep = len(unit_labels(within)[0])
+    images = SyntheticSet("over budget", real.spec, container.decode(), container.labels, container.storage())
+    strategy = _strategy(config)
+    score = _scores(config, strategy, images, real, folder, options, reporter, digest)
+    of_units = torch.zeros(len(units), dtype=score.dtype).index_add(0, owners, score) / torch.bincount(owners)
+    candidates = [(one, _kept(one, of_units, units, keep)) for one in strategy.candidates()]
+    chosen, tried = _choose(candidates, owners, images, config, real, folder, options, reporter, digest)
+    kept = candidates[chosen][1]
+    index = torch.nonzero(torch.isin(owners, kept)).flatten().to(container.labels.device)
+    before, dropped = container.storage(), len(container.labels) - len(index)
+    container.keep(index)
+    container.budget = within.budget
+    ledger = container.storage()
+    ledger.enforce(within.budget.scaled(container.oversize()), config.parameterization.name)
+    container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
+    reporter.say(
+        f"pruned {dropped} of {len(images.targets)} images: {before.elements} -> {ledger.elements} elements, "
+        f"budget {within.budget.elements}"
+    )
+    folder.mark("condense", **{**larger.stages()["condense"], "sha256": folder.digest()})
+    folder.mark(
+        "prune",
+        strategy=config.pruning.name if config.pruning else "",
+        settings=candidates[chosen][0].config.model_dump(mode="json"),
+        larger=larger.path.name,
+        images=[len(images.targets), len(index)],
+        elements=[before.elements, ledger.elements],
+        kept=index.tolist(),
+        candidates=tried,
+        seconds=round(time.perf_counter() - begun, 2),
+    )
+    (folder.path / "preview.png").unlink(missing_ok=True)
+
+
+def unit_labels(container: Parameterization) -> tuple[Tensor, Tensor]:
+    """What can be dropped alone: the label of every unit, and the unit of every image; int64, on the CPU."""
+    labels, units = container.labels.cpu(), container.units()
+    owners = torch.arange(len(labels)) if units is None else units.cpu()
+    of_unit = torch.zeros(int(owners.max()) + 1, dtype=torch.int64)
+    of_unit[owners] = labels
+    return of_unit, owners
+
+
+def choose(accuracies: Sequence[float]) -> int:
+    """The best candidate, the first of equals."""
+    return max(range(len(accuracies)), key=lambda k: (accuracies[k], -k))
+
+
+def _strategy(config: RunConfig) -> PruningStrategy:
+    if config.pruning is None:
+        raise UsageError("this run is not pruned")
+    made: PruningStrategy = registry.load("pruning", config.pruning.name)(config.pruning.settings)
+    return made
+
+
+def _scores(
+    config: RunConfig,
+    strategy: PruningStrategy,
+    images: SyntheticSet,
+    real: RealData,
+    folder: RunFolder,
+    options: Options,
+    reporter: Reporter,
+    larger: str,
+) -> Tensor:
+    """The score of every image, from the folder if it is there for the same larger set (its sha256)."""
+    file = folder.path / "scores.safetensors"
+    if file.exists():
+        tensors, notes = read_tensors(file)
+        if notes.get("larger") == larger:
+            return tensors["score"]
+    context = Context(
+        network_factory(config, real, options.device),
+        make_generator(seed_for("pruning", config.seed)),
+        config.steps,
+        options.device,
+        network=config.network.model_dump(mode="json"),
+        job=reporter.watch,
+    )
+    score = strategy.score(images, context).double().cpu()
+    if score.shape != images.targets.shape:
+        raise PluginContractError(
+            f"{type(strategy).__name__}.score: expected {tuple(images.targets.shape)}, but got {tuple(score.shape)}"
+        )
+    if not bool(torch.isfinite(score).all()):
+        bad = int((~torch.isfinite(score)).sum())
+        raise UsageError(f"{bad} of {len(score)} scores are NaN or infinite; the larger set is kept")
+    write_tensors(file, {"score": score}, {"larger": larger})
+    return score
+
+
+def _kept(strategy: PruningStrategy, score: Tensor, targets: Tensor, keep: int) -> Tensor:
+    kept = strategy.select(score, targets, keep)
+    if len(kept) != keep or len(kept.unique()) != keep or int(kept.min()) < 0 or int(kept.max()) >= len(targets):
+        raise PluginContractError(
+            f"{type(strategy).__name__}.select: expected {keep} different images of {len(targets)}, but got {len(kept)}"
+        )
+    return kept
+
+
+def _choose(
+    candidates: Sequence[tuple[PruningStrategy, Tensor]],
+    owners: Tensor,
+    images: SyntheticSet,
+    config: RunConfig,
+    real: RealData,
+    folder: RunFolder,
+    options: Options,
+    reporter: Reporter,
+    larger: str,
+) -> tuple[int, list[dict[str, Any]]]:
+    """The candidate whose images train networks best on the validation split, and all that were tried."""
+    if len(candidates) == 1:
+        return 0, []
+    protocol: Protocol = config.choosing
+    scored: dict[tuple[int, ...], tuple[float, ...]] = {}
+    tried: list[dict[str, Any]] = []
+    for position, (strategy, kept) in enumerate(candidates):
+        same = tuple(kept.tolist())  # of few images many candidates drop the same ones
+        if same not in scored:
+            index = torch.nonzero(torch.isin(owners, kept)).flatten().to(images.targets.device)
+            part = SyntheticSet(images.name, images.data, images.images[index], images.targets[index], images.ledger)
+            title = f"candidate {position + 1} of {len(candidates)}"
+            place = f"{CANDIDATE}{position}/{larger[:10]}/{protocol.hash}/{protocol.network.name}"
+            found = score_trials(part, protocol, config.ipc, title, folder, real, options.device, reporter, place)
+            scored[same] = found.trials
+        accuracies = scored[same]
+        settings = strategy.config.model_dump(mode="json")
+        tried.append({"settings": settings, "accuracy": fmean(accuracies), "trials": list(accuracies)})
+    return choose([float(entry["accuracy"]) for entry in tried]), tried

@@ -1,0 +1,181 @@
+"""Runs that condense too much and prune: what is stored, chosen, shared and resumed."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_runs import PROTOCOL, TINY, command, run
+
+from benchmark_adapters.runner.prune import choose
+from benchmark_adapters.runner.store import RunFolder, load_stored
+
+PRUNE = ["pruning.networks=1", "pruning.epochs=2", "pruning_trials=1", "pruning.grid=[0, 0.5, 1]"]
+SMALL = [*TINY, *PRUNE]
+OWN = {
+    "hmn": [],
+    "pixel": [],
+    "idc": [],
+    "rtp": ["parameterization.downsample=1"],
+}
+
+
+def pruned(out, container="hmn", prune="aum", assignments=(), **flags):
+    plain = [text for text in SMALL if container == "hmn" or "warm_start" not in text]
+    flags = {"method": "hmn", "parameterization": container, "pruning": prune, "ipc": 10, "steps": 2, **flags}
+    return run(out, flags, [*plain, *OWN[container], *assignments])
+
+
+@pytest.mark.parametrize("container", list(OWN))
+def test_a_pruned_set_fits_and_its_images_are_those_of_the_larger_one(container, tmp_path):
+    record = pruned(tmp_path, container)
+    note = record["pruning"]
+    stored = load_stored(RunFolder(tmp_path / record["id"]).synthetic)
+    larger = load_stored(RunFolder(tmp_path / note["larger"]).synthetic)
+    assert record["storage"]["elements"] <= record["storage"]["budget"] < larger.storage().elements
+    assert stored.storage().elements == record["storage"]["elements"] == note["elements"][1]
+    assert stored.budget.elements == record["storage"]["budget"]
+    kept = torch.tensor(note["kept"])
+    assert torch.equal(stored.labels, larger.labels[kept])
+    assert torch.equal(stored.decode(), larger.decode(kept))
+    assert len(set(record["images_per_class"])) == 1
+    assert note["images"] == [len(larger.labels), len(kept)]
+    assert record["name"].endswith(", aum")
+
+
+def test_beta_is_the_best_on_validation_and_every_trial_is_kept(tmp_path):
+    record = pruned(tmp_path)
+    note = record["pruning"]
+    tried = note["candidates"]
+    assert [entry["settings"]["beta"] for entry in tried] == [0, 0.5, 1]
+    assert all(len(entry["trials"]) == 1 for entry in tried)
+    best = max(entry["accuracy"] for entry in tried)
+    assert note["settings"]["beta"] == next(e["settings"]["beta"] for e in tried if e["accuracy"] == best)
+    keys = [json.loads(line)["key"] for line in (tmp_path / record["id"] / "trials.jsonl").read_text().splitlines()]
+    assert sum(key.startswith("candidate ") for key in keys) >= 1
+    score = load_file(tmp_path / record["id"] / "scores.safetensors")["score"]
+    assert score.shape == (note["images"][0],)
+
+
+def test_the_first_of_equals_is_chosen():
+    assert choose([0.1, 0.5, 0.5, 0.2]) == 1
+
+
+def test_the_choice_never_sees_the_test_images(tmp_path, monkeypatch):
+    seen = []
+    from benchmark_adapters.runner import prune
+
+    whole = prune.score_trials
+
+    def watched(part, protocol, *rest):
+        seen.append(protocol.split)
+        return whole(part, protocol, *rest)
+
+    monkeypatch.setattr(prune, "score_trials", watched)
+    pruned(tmp_path)
+    assert set(seen) == {"validation"}
+
+
+def test_prunings_share_one_larger_set_which_is_never_touched(tmp_path):
+    first = pruned(tmp_path)
+    larger = RunFolder(tmp_path / first["pruning"]["larger"])
+    before, digest = larger.synthetic.stat().st_mtime_ns, larger.digest()
+    second = pruned(tmp_path, prune="random")
+    assert second["id"] != first["id"]
+    assert second["pruning"]["larger"] == first["pruning"]["larger"]
+    assert (larger.synthetic.stat().st_mtime_ns, larger.digest()) == (before, digest)
+    assert second["pruning"]["candidates"] == []
+    upper = run(tmp_path, {"method": "hmn", "parameterization": "hmn", "over_budget": 0.1, "ipc": 10, "steps": 2}, TINY)
+    assert upper["id"] == first["pruning"]["larger"]
+    assert upper["name"].endswith("10% over budget")
+    assert upper["storage"]["elements"] > upper["storage"]["budget"]
+
+
+def test_without_pruning_ids_are_what_they_were(tmp_path):
+    plain = run(tmp_path, {"method": "hmn", "steps": 2}, TINY)
+    again = run(tmp_path, {"method": "hmn", "steps": 2, "over_budget": 0.0}, TINY)
+    assert plain["id"] == again["id"]
+    assert "pruning" not in plain
+
+
+def test_another_way_of_choosing_is_another_run_of_the_same_larger_set(tmp_path):
+    first = pruned(tmp_path)
+    second = pruned(tmp_path, assignments=["protocol.train.epochs=6"])
+    assert first["id"] != second["id"]
+    assert first["pruning"]["larger"] == second["pruning"]["larger"]
+
+
+def test_an_interrupted_choice_goes_on(tmp_path, monkeypatch):
+    from benchmark_adapters.runner import prune
+
+    whole, calls = prune.score_trials, []
+
+    def stopping(*arguments):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(arguments[3])
+        return whole(*arguments)
+
+    monkeypatch.setattr(prune, "score_trials", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(tmp_path)
+    monkeypatch.setattr(prune, "score_trials", whole)
+    watched = []
+    monkeypatch.setattr("dd_plugins.pruning.strategies.watched_training", lambda *a, **k: watched.append(1))
+    record = pruned(tmp_path)
+    assert not watched  # scores were there
+    keys = [json.loads(line)["key"] for line in (tmp_path / record["id"] / "trials.jsonl").read_text().splitlines()]
+    assert len(keys) == len(set(keys)) + len([k for k in keys if not k.startswith("candidate ")]) - 1
+
+
+# ---- what goes wrong -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--prune", "aum", "--over-budget", "-0.1"], "over_budget = -0.1"),
+        (["--prune", "aum", "--over-budget", "30"], "over_budget = 30"),
+        (["--prune", "nothing"], "nothing"),
+        (["--prune", "aum", "--set", "pruning.beta=2"], "pruning.beta = 2"),
+        (["--prune", "aum", "--set", "pruning.score=size"], "pruning.score = 'size'"),
+        (["--prune", "aum", "--method", "haba", "--set", "data.zca=false"], "haba cannot be pruned"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_condensed(words, told, tmp_path, capsys):
+    sets = [word for text in PROTOCOL for word in ("--set", text)]
+    given = ["run", *(["--param", "hmn"] if "--method" not in words else []), *words, *sets, "--ipc", "10"]
+    assert command(*given, "--out", tmp_path / "runs", "--device", "cpu") == 2
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert len(printed.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_scores_that_are_no_numbers_keep_the_larger_set(tmp_path, monkeypatch):
+    from dd_plugins.api import UsageError
+
+    def broken(self, images, context):
+        del self, context
+        return torch.full(images.targets.shape, float("nan"), dtype=torch.float64)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dd_plugins.pruning.strategies.ScoreAndSelect.score", broken)
+        with pytest.raises(UsageError, match="scores are NaN or infinite; the larger set is kept"):
+            pruned(tmp_path)
+    stored = [folder for folder in tmp_path.iterdir() if (folder / "synthetic.safetensors").exists()]
+    assert len(stored) == 1
+    before = (stored[0] / "synthetic.safetensors").stat().st_mtime_ns
+    record = pruned(tmp_path)
+    assert record["pruning"]["larger"] == stored[0].name
+    assert (stored[0] / "synthetic.safetensors").stat().st_mtime_ns == before
+
+
+def test_scores_of_another_set_are_made_anew(tmp_path):
+    record = pruned(tmp_path)
+    file = tmp_path / record["id"] / "scores.safetensors"
+    score = load_file(file)["score"]
+    save_file({"score": torch.zeros_like(score)}, file, {"larger": "another"})
+    (tmp_path / record["id"] / "synthetic.safetensors").unlink()
+    assert pruned(tmp_path)["pruning"]["kept"] == record["pruning"]["kept"]
+    assert torch.equal(load_file(file)["score"], score)
