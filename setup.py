@@ -17,6 +17,7 @@ PLUGINS = {
         "hmn = dd_plugins.parameterizations.hmn:HMN",
         "idc = dd_plugins.parameterizations.idc:IDC",
         "pixel = dd_plugins.parameterizations.pixel:Pixel",
+        "real = dd_plugins.parameterizations.real:Real",
         "rtp = dd_plugins.parameterizations.rtp:RTP",
     ],
     "dd_plugins.objective": [

@@ -179,3 +179,82 @@ def test_scores_of_another_set_are_made_anew(tmp_path):
     (tmp_path / record["id"] / "synthetic.safetensors").unlink()
     assert pruned(tmp_path)["pruning"]["kept"] == record["pruning"]["kept"]
     assert torch.equal(load_file(file)["score"], score)
+
+
+# ---- coresets ------------------------------------------------------------------------------------------------------
+
+CORESET = ["protocol.network.width=4", "protocol.train.epochs=2", "protocol.trials=1", "network.width=4", *PRUNE]
+
+
+def coreset(out, *words):
+    sets = [word for text in CORESET for word in ("--set", text)]
+    return command("prune", *words, *sets, "--device", "cpu", "--out", out)
+
+
+def records(out):
+    found = [json.loads(file.read_text()) for file in out.glob("*/record.json")]
+    return {record["id"]: record for record in found}
+
+
+@pytest.mark.parametrize("strategy", ["aum", "ccs", "el2n", "random"])
+def test_a_coreset_is_those_training_images(strategy, tmp_path):
+    from dd_plugins.datasets import load_dataset
+
+    assert coreset(tmp_path, "--dataset", "digits", "--keep", "0.3", "--strategy", strategy) == 0
+    (record,) = records(tmp_path).values()
+    real = load_dataset("digits", None, torch.device("cpu"))
+    kept = load_stored(tmp_path / record["id"] / "synthetic.safetensors")
+    rows = torch.tensor(record["pruning"]["rows"])
+    assert torch.equal(kept.pixels, real.train.pixels[rows])
+    assert set(rows.tolist()) <= set(real.train.index.tolist())
+    assert len(rows) == int(0.3 * len(real.train))
+    counts = torch.bincount(real.train.labels)
+    for have, left in zip(counts.tolist(), record["images_per_class"], strict=True):
+        assert abs(left - 0.3 * have) < 1
+    score = load_file(tmp_path / record["id"] / "scores.safetensors")["score"]
+    assert len(score) == len(real.train)
+    assert record["config"]["objective"] == {"name": "none"}
+    assert len(record["scores"][0]["trials"]) == 1
+
+
+def test_a_coreset_is_scored_again_and_not_selected_twice(tmp_path, monkeypatch):
+    words = ["--dataset", "digits", "--keep", "0.1", "--strategy", "random"]
+    assert coreset(tmp_path, *words) == 0
+    (run_id,) = records(tmp_path)
+    sets = ["--set", "protocol.network.width=5", "--set", "protocol.trials=1", "--set", "protocol.train.epochs=2"]
+    assert command("eval", run_id, *sets, "--device", "cpu", "--out", tmp_path) == 0
+    assert records(tmp_path)[run_id]["name"] == "real images, random, 10% kept"
+    assert len(records(tmp_path)[run_id]["scores"]) == 2
+    monkeypatch.setattr("benchmark_adapters.runner.coreset.prune_container", lambda *_: pytest.fail("pruned again"))
+    assert coreset(tmp_path, *words) == 0
+    assert command("show", run_id, "--out", tmp_path) == 0
+
+
+def test_a_stored_set_is_pruned_into_a_folder_of_its_own(tmp_path):
+    plain = run(tmp_path, {"method": "hmn", "ipc": 10, "steps": 2}, TINY)
+    before = RunFolder(tmp_path / plain["id"]).digest()
+    assert coreset(tmp_path, plain["id"], "--keep", "0.8", "--strategy", "aum") == 0
+    found = records(tmp_path)
+    (made,) = (record for key, record in found.items() if key != plain["id"])
+    stored = load_stored(tmp_path / made["id"] / "synthetic.safetensors")
+    source = load_stored(tmp_path / plain["id"] / "synthetic.safetensors")
+    assert torch.equal(stored.decode(), source.decode(torch.tensor(made["pruning"]["kept"])))
+    assert len(stored.labels) == int(0.8 * len(source.labels))
+    assert RunFolder(tmp_path / plain["id"]).digest() == before
+    assert made["storage"]["elements"] < plain["storage"]["elements"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--dataset", "digits", "--keep", "1.5"], "--keep 1.5"),
+        (["--dataset", "digits", "--keep", "0"], "--keep 0"),
+        (["--dataset", "digits", "--keep", "0.001", "--strategy", "random"], "with none"),
+        (["nothing", "--keep", "0.5"], "no run 'nothing'"),
+    ],
+)
+def test_what_cannot_be_kept_is_told(words, told, tmp_path, capsys):
+    assert coreset(tmp_path, *words) == 2
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert len(printed.strip().splitlines()) == 1

@@ -15,6 +15,7 @@ from benchmark_adapters.cli import experts as experts_command
 from benchmark_adapters.cli import listing, show
 from benchmark_adapters.cli import plot as plot_command
 from benchmark_adapters.cli import profile as profile_command
+from benchmark_adapters.cli import prune as prune_command
 from benchmark_adapters.cli import run as run_command
 from benchmark_adapters.cli import table as table_command
 from benchmark_adapters.cli import yardsticks as yardsticks_command
@@ -48,6 +49,7 @@ app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
 app.command("experts", epilog=experts_command.EPILOG)(experts_command.experts)
 app.command("plot", epilog=plot_command.EPILOG)(plot_command.plot)
 app.command("profile", epilog=profile_command.EPILOG)(profile_command.profile)
+app.command("prune", epilog=prune_command.EPILOG)(prune_command.prune)
 app.command("yardsticks", epilog=yardsticks_command.EPILOG)(yardsticks_command.yardsticks)
 app.command("list", epilog=listing.EPILOG)(listing.list_plugins)
 app.command("show", epilog=show.EPILOG)(show.show)

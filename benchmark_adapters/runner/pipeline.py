@@ -90,7 +90,7 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
                     larger = _condensed(config.unpruned, real, options, reporter)
                     prune(config, real, larger, folder, options, reporter)
             folder.check_stored()
-            record = _record(config, real, run_id, folder)
+            record = make_record(config, real, run_id, folder)
             synthetic = reload(folder, config, real, options)
             record = score_set(synthetic, config.protocol, config.ipc, record, folder, real, options.device, reporter)
             write_json(folder.record, record)
@@ -249,7 +249,7 @@ def _prepared_objective(
     return objective
 
 
-def _record(config: RunConfig, real: RealData, run_id: str, folder: RunFolder) -> dict[str, Any]:
+def make_record(config: RunConfig, real: RealData, run_id: str, folder: RunFolder) -> dict[str, Any]:
     """The record so far, or a new one."""
     known = read_record_file(folder.record, RUN_KEYS)
     if known is not None:

@@ -48,49 +48,68 @@ def check_pruning(config: RunConfig, container: Parameterization) -> None:
 def prune(
     config: RunConfig, real: RealData, larger: RunFolder, folder: RunFolder, options: Options, reporter: Reporter
 ) -> None:
-    """Brings the set of ``larger`` into the budget of ``config`` and stores it in ``folder``.
-
-    Everything is kept as it is found: the larger set is not touched, scores lie in ``scores.safetensors`` and every
-    trial of every candidate in ``trials.jsonl``, so that an interrupted pruning goes on where it was.
-    """
-    begun = time.perf_counter()
+    """Brings the set of ``larger`` into the budget of ``config`` and stores it in ``folder``; ``larger`` stays."""
     container = load_stored(larger.synthetic, trusted=config.parameterization.name).to(options.device)
     container.chunk_size = options.chunk_size
     within = build_container(config, real, within=True)
-    digest = larger.digest()
+    before, keep = container.storage().elements, len(unit_labels(within)[0])
+    note = prune_container(container, keep, larger.digest(), config, real, folder, options, reporter)
+    container.budget = within.budget
+    ledger = container.storage()
+    ledger.enforce(within.budget.scaled(container.oversize()), config.parameterization.name)
+    container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
+    reporter.say(f"pruned: {before} -> {ledger.elements} elements, budget {within.budget.elements}")
+    folder.mark("condense", **{**larger.stages()["condense"], "sha256": folder.digest()})
+    folder.mark("prune", larger=larger.path.name, elements=[before, ledger.elements], **note)
+    (folder.path / "preview.png").unlink(missing_ok=True)
+
+
+def prune_container(
+    container: Parameterization,
+    keep: int,
+    digest: str,
+    config: RunConfig,
+    real: RealData,
+    folder: RunFolder,
+    options: Options,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Scores the images of a container, chooses among the strategy's candidates, and drops the others.
+
+    Scores lie in ``scores.safetensors`` of the folder and every trial of every candidate in ``trials.jsonl``, so that
+    an interrupted pruning goes on where it was.
+
+    Args:
+        container: Pruned in place.
+        keep: Images, or units of them, that stay.
+        digest: Names the container's content: scores of another one are not taken.
+        config: Strategy, network, seed, and the protocol that chooses.
+        real: Whose validation split decides.
+        folder: Where scores and trials go.
+        options: Device.
+        reporter: Shows the progress.
+
+    Returns:
+        What was done, for the record.
+    """
+    begun = time.perf_counter()
     units, owners = unit_labels(container)
-    keep = len(unit_labels(within)[0])
     images = SyntheticSet("over budget", real.spec, container.decode(), container.labels, container.storage())
     strategy = _strategy(config)
     score = _scores(config, strategy, images, real, folder, options, reporter, digest)
     of_units = torch.zeros(len(units), dtype=score.dtype).index_add(0, owners, score) / torch.bincount(owners)
     candidates = [(one, _kept(one, of_units, units, keep)) for one in strategy.candidates()]
     chosen, tried = _choose(candidates, owners, images, config, real, folder, options, reporter, digest)
-    kept = candidates[chosen][1]
-    index = torch.nonzero(torch.isin(owners, kept)).flatten().to(container.labels.device)
-    before, dropped = container.storage(), len(container.labels) - len(index)
-    container.keep(index)
-    container.budget = within.budget
-    ledger = container.storage()
-    ledger.enforce(within.budget.scaled(container.oversize()), config.parameterization.name)
-    container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
-    reporter.say(
-        f"pruned {dropped} of {len(images.targets)} images: {before.elements} -> {ledger.elements} elements, "
-        f"budget {within.budget.elements}"
-    )
-    folder.mark("condense", **{**larger.stages()["condense"], "sha256": folder.digest()})
-    folder.mark(
-        "prune",
-        strategy=config.pruning.name if config.pruning else "",
-        settings=candidates[chosen][0].config.model_dump(mode="json"),
-        larger=larger.path.name,
-        images=[len(images.targets), len(index)],
-        elements=[before.elements, ledger.elements],
-        kept=index.tolist(),
-        candidates=tried,
-        seconds=round(time.perf_counter() - begun, 2),
-    )
-    (folder.path / "preview.png").unlink(missing_ok=True)
+    index = torch.nonzero(torch.isin(owners, candidates[chosen][1])).flatten()
+    container.keep(index.to(container.labels.device))
+    return {
+        "strategy": config.pruning.name if config.pruning else "",
+        "settings": candidates[chosen][0].config.model_dump(mode="json"),
+        "images": [len(images.targets), len(index)],
+        "kept": index.tolist(),
+        "candidates": tried,
+        "prune_seconds": round(time.perf_counter() - begun, 2),
+    }
 
 
 def unit_labels(container: Parameterization) -> tuple[Tensor, Tensor]:

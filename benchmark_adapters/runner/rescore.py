@@ -54,7 +54,10 @@ def rescore(
         folder.check_stored()
         spec = dataset or record["config"]["dataset"]
         ipc, made_under = record["config"]["ipc"], record["config"]["protocol"]
-    container.storage().enforce(StorageBudget.for_ipc(container.data, ipc).scaled(container.oversize()), stored)
+    allowed = StorageBudget.for_ipc(container.data, ipc).scaled(container.oversize())
+    if record.get("config", {}).get("over_budget") and "pruning" not in record:  # as asked for
+        allowed = container.budget
+    container.storage().enforce(allowed, stored)
     container.to(options.device)
     settings = {} if dataset else record.get("config", {}).get("data", {})
     loaded = load_dataset(spec, options.data_root, options.device, config=settings)

@@ -1,0 +1,149 @@
+"""Pruning apart from condensation: a coreset of real training images, or a part of any stored set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark_adapters.runner.config import RunConfig, resolve
+from benchmark_adapters.runner.find import find_run, read_record
+from benchmark_adapters.runner.parts import Options, load_real
+from benchmark_adapters.runner.pipeline import make_record, reload
+from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runner.prune import check_pruning, prune_container, unit_labels
+from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
+from benchmark_adapters.runner.store import RunFolder, load_stored, write_json
+from dd_plugins import registry
+from dd_plugins.api import Parameterization, RealData, StorageBudget, UsageError, write_atomically
+
+REAL = "real"  # the container of real images
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is pruned.
+
+    Attributes:
+        container: The set; pruned in place.
+        config: How it was made, and how it is pruned and scored.
+        name: For tables.
+        digest: Of its content.
+        rows: For real images the row of each in the data set's training images; else None.
+    """
+
+    container: Parameterization
+    config: RunConfig
+    name: str
+    digest: str
+    rows: Tensor | None = None
+
+
+def prune_stored(
+    stored: str | None,
+    flags: Mapping[str, Any],
+    assignments: Sequence[str],
+    keep: float,
+    options: Options,
+    reporter: Reporter,
+) -> tuple[dict[str, Any], RunConfig]:
+    """Keeps a share of a set, class by class, and scores what is left.
+
+    Args:
+        stored: A run; None for the real training images.
+        flags: As for `resolve`: the data set, ``pruning`` and others.
+        assignments: As for `resolve`.
+        keep: The share, above 0 and at most 1.
+        options: Where and how.
+        reporter: Shows the progress.
+
+    Returns:
+        The record, in a folder of its own, and the configuration.
+
+    Raises:
+        UsageError: If ``keep`` is no share, or a class would be left with no image.
+    """
+    if not 0 < keep <= 1:
+        raise UsageError(f"--keep {keep}: expected a share of the set, above 0 and at most 1")
+    if stored is None:
+        config = resolve({**flags, "parameterization": REAL, "over_budget": 0.0}, assignments)
+        real = load_real(config, options)
+        source = _real_images(config, real, keep)
+    else:
+        found = find_run(stored, options.out)
+        found.check_stored()
+        made = read_record(found)
+        config = resolve({**flags, "over_budget": 0.0}, assignments, found.path / "config.yaml")
+        real = load_real(config, options)
+        container = load_stored(found.synthetic, trusted=config.parameterization.name)
+        source = Source(container, config, made["name"], found.digest())
+    check_pruning(source.config, source.container)
+    run_id = _run_id(source, real, keep)
+    folder = RunFolder(options.out / run_id)
+    with folder.locked():
+        write_atomically(folder.path / "config.yaml", source.config.to_yaml().encode())
+        reporter.say(f"run {run_id} in {folder.path}")
+        if "prune" not in folder.stages() or not folder.synthetic.exists():
+            folder.forget_scores()
+            _prune(source, real, keep, folder, options, reporter)
+        folder.check_stored()
+        record = make_record(source.config, real, run_id, folder)
+        record["name"] = f"{source.name}, {record['pruning']['strategy']}, {keep:.0%} kept"
+        if stored is None:
+            record["config"]["objective"] = {"name": "none"}  # nothing was learned
+        synthetic = reload(folder, source.config, real, options)
+        protocol, device = source.config.protocol, options.device
+        record = score_set(synthetic, protocol, source.config.ipc, record, folder, real, device, reporter)
+        found_yardsticks = yardsticks(source.config, real, options.out, device, reporter, options.full_data)
+        record["yardsticks"] = merged(record["yardsticks"], found_yardsticks)
+        record["status"] = "done"
+        write_json(folder.record, record)
+    return record, source.config
+
+
+def _prune(
+    source: Source, real: RealData, keep: float, folder: RunFolder, options: Options, reporter: Reporter
+) -> None:
+    container, config = source.container.to(options.device), source.config
+    container.chunk_size = options.chunk_size
+    wanted = int(Fraction(str(keep)) * len(unit_labels(container)[0]))
+    note = prune_container(container, wanted, source.digest, config, real, folder, options, reporter)
+    if source.rows is not None:
+        note["rows"] = source.rows[torch.tensor(note["kept"])].tolist()
+    container.budget = StorageBudget.for_ipc(real.spec, config.ipc)
+    container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
+    folder.mark("condense", sha256=folder.digest())
+    folder.mark("prune", keep=keep, **note)
+
+
+def _real_images(config: RunConfig, real: RealData, keep: float) -> Source:
+    """All training images in the order of their classes; the IPC is that of what will be left, rounded up."""
+    by_class = real.train.class_rows()
+    left = ceil(Fraction(str(keep)) * len(real.train) / real.spec.num_classes)
+    config = config.model_copy(update={"ipc": max(1, left)})
+    budget = StorageBudget(len(real.train) * prod(real.spec.image_shape))
+    cls = registry.load("parameterization", REAL)
+    container = cls(real.spec, budget, config.parameterization.settings, counts=[len(rows) for rows in by_class])
+    rows = torch.cat(by_class)
+    container.to(rows.device).take(real.train, rows)
+    return Source(container, config, "real images", f"real {real.spec.fingerprint}", real.train.index[rows].cpu())
+
+
+def _run_id(source: Source, real: RealData, keep: float) -> str:
+    config = source.config
+    parts = config.model_dump(mode="json")
+    identity = {
+        "source": source.digest,
+        "fingerprint": real.spec.fingerprint,
+        "keep": keep,
+        "chosen_by": config.choosing.hash,
+        **{key: parts[key] for key in ("seed", "pruning", "pruning_trials", "network")},
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
