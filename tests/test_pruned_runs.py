@@ -258,3 +258,35 @@ def test_what_cannot_be_kept_is_told(words, told, tmp_path, capsys):
     printed = capsys.readouterr().err
     assert told in printed
     assert len(printed.strip().splitlines()) == 1
+
+
+# ---- studies -------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_has_all_controls_and_one_larger_set(tmp_path, capsys):
+    plain = run(tmp_path, {"method": "hmn", "ipc": 10, "steps": 2}, TINY)
+    sets = [word for text in ["pruning.networks=1", "pruning.epochs=2", "pruning_trials=2"] for word in ("--set", text)]
+    words = ["prune-study", plain["id"], "--rates", "0.1,0.2", "--grid", "0,1", "--format", "csv", *sets]
+    capsys.readouterr()
+    assert command(*words, "--device", "cpu", "--out", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split(",")[0] if not line.startswith('"') else line.split('"')[1] for line in lines[1:]]
+    assert names == [
+        "random real", "no pruning", "aum", "hard only", "easy only", "random", "el2n, double-end",
+        "forgetting, double-end", "ccs", "over budget by 10%, not pruned", "aum, 20% over",
+    ]  # fmt: skip
+    found = records(tmp_path)
+    larger = {r["pruning"]["larger"] for r in found.values() if "pruning" in r and r["config"]["over_budget"] == 0.1}
+    assert len(larger) == 1
+    assert plain["id"] in found
+    pictures = list(tmp_path.glob("*/study.png"))
+    assert len(pictures) == 1
+    assert pictures[0].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("words", [["--rates", "a"], ["--rates", "-1"], ["--grid", "2"], ["--grid", ""]])
+def test_shares_of_a_study_are_checked(words, tmp_path, capsys):
+    plain = run(tmp_path, {"method": "hmn", "ipc": 10, "steps": 2}, TINY)
+    capsys.readouterr()
+    assert command("prune-study", plain["id"], *words, "--out", tmp_path) == 2
+    assert words[0] in capsys.readouterr().err

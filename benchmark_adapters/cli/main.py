@@ -16,6 +16,7 @@ from benchmark_adapters.cli import listing, show
 from benchmark_adapters.cli import plot as plot_command
 from benchmark_adapters.cli import profile as profile_command
 from benchmark_adapters.cli import prune as prune_command
+from benchmark_adapters.cli import prune_study as prune_study_command
 from benchmark_adapters.cli import run as run_command
 from benchmark_adapters.cli import table as table_command
 from benchmark_adapters.cli import yardsticks as yardsticks_command
@@ -50,6 +51,7 @@ app.command("experts", epilog=experts_command.EPILOG)(experts_command.experts)
 app.command("plot", epilog=plot_command.EPILOG)(plot_command.plot)
 app.command("profile", epilog=profile_command.EPILOG)(profile_command.profile)
 app.command("prune", epilog=prune_command.EPILOG)(prune_command.prune)
+app.command("prune-study", epilog=prune_study_command.EPILOG)(prune_study_command.prune_study)
 app.command("yardsticks", epilog=yardsticks_command.EPILOG)(yardsticks_command.yardsticks)
 app.command("list", epilog=listing.EPILOG)(listing.list_plugins)
 app.command("show", epilog=show.EPILOG)(show.show)

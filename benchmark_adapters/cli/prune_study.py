@@ -1,0 +1,82 @@
+"""dd-bench prune-study: a pruning beside its controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark_adapters.cli.compare import Format
+from benchmark_adapters.cli.options import Assignments, DataRoot, Device, Out
+
+EPILOG = """
+**Examples**
+
+`dd-bench prune-study 3f2a90c1d4`
+
+`dd-bench prune-study 3f2a90c1d4 --rates 0.1 --runs 3 --format markdown`
+
+The run tells what is condensed, and how it is scored; its own pruning and seed do not matter. What is there is reused.
+"""
+RATES = "0.05,0.1,0.2,0.3,0.5"
+
+
+def prune_study(
+    run: Annotated[str, typer.Argument(help="A run, or its folder.")],
+    rates: Annotated[str, typer.Option(help="Shares over the budget, joined by commas; controls are at 0.1.")] = RATES,
+    grid: Annotated[str, typer.Option(help="Shares beta that are tried, joined by commas.")] = "0,0.25,0.5,0.75,1",
+    runs: Annotated[int, typer.Option(min=1, help="Condensations of each, with seeds 0, 1, ...")] = 1,
+    assignments: Assignments = None,
+    output: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.table,
+    device: Device = None,
+    data_root: DataRoot = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Prune by other scores, at other ends, of other sizes, and not at all: one table, and one picture."""
+    from rich.console import Console
+
+    from benchmark_adapters.report import comparison as report
+    from benchmark_adapters.report.tables import comparison_table
+    from benchmark_adapters.runner import study
+    from benchmark_adapters.runner.compare import compare
+    from benchmark_adapters.runner.config import resolve
+    from benchmark_adapters.runner.find import find_run
+    from benchmark_adapters.runner.parts import Options
+    from benchmark_adapters.runner.pipeline import Interrupted
+    from benchmark_adapters.runner.progress import Reporter
+    from benchmark_adapters.runner.system import choose_device
+
+    base = resolve({}, [], find_run(run, out).path / "config.yaml")
+    console = Console(stderr=output is not Format.table)
+    options = Options(out, choose_device(device), data_root)
+    taking_part = study.contenders(_shares("--rates", rates), _shares("--grid", grid), assignments or [])
+    try:
+        found = compare(taking_part, study.shared_flags(base), runs, options, Reporter(console))
+    except Interrupted as interrupted:
+        raise KeyboardInterrupt(str(interrupted)) from None
+    scored = next(iter(found.configs.values())).protocol
+    rows = report.rows(report.entries(found.records, scored), scored, study.PLAIN)
+    if output is Format.table:
+        console.print(comparison_table(report.HEADER, rows, scored.name))
+    else:
+        typer.echo(report.FORMATS[output.value](report.HEADER, rows))
+    if found.records[study.PRUNED]:
+        picture = study.picture(found.records[study.PRUNED][0], out)
+        console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
+    for name, why in found.failures.items():
+        typer.echo(f"dd-bench: {name} failed: {why}", err=True)
+    if found.failures:
+        raise typer.Exit(1)
+
+
+def _shares(option: str, text: str) -> list[float]:
+    from dd_plugins.api import UsageError
+
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected numbers joined by commas") from None
+    if not found or not all(0 <= share <= 1 for share in found):
+        raise UsageError(f"{option} {text}: expected numbers from 0 to 1")
+    return found

@@ -1,0 +1,72 @@
+"""The controls of a pruning: other scores and selectors, other shares over the budget, and no pruning at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark_adapters.report.study import save_study
+from benchmark_adapters.runner.compare import Contender
+from benchmark_adapters.runner.config import OVER_BUDGET, RunConfig, flatten
+from benchmark_adapters.runner.store import RunFolder, load_stored
+from dd_plugins.api import read_tensors
+
+PLAIN = "no pruning"
+PRUNED = "aum"
+# Everything at the same final budget, from the same larger set.
+CONTROLS: Mapping[str, tuple[str, ...]] = {
+    PRUNED: ("pruning.name=aum",),
+    "hard only": ("pruning.name=aum", "pruning.selector=keep-easy"),
+    "easy only": ("pruning.name=aum", "pruning.selector=keep-hard"),
+    "random": ("pruning.name=random",),
+    "el2n, double-end": ("pruning.name=el2n", "pruning.selector=double-end"),
+    "forgetting, double-end": ("pruning.name=aum", "pruning.score=forgetting"),
+    "ccs": ("pruning.name=ccs",),
+}
+DROPPED = ("method", "seed", "pruning", "over_budget", "pruning_trials")
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def shared_flags(config: RunConfig) -> dict[str, Any]:
+    """What all runs of a study have in common: everything of ``config`` but its pruning and its seed."""
+    flat = flatten(config.model_dump(mode="json"))
+    kept = {key: value for key, value in flat.items() if key.partition(".")[0] not in DROPPED}
+    return {**kept, "method": config.method}
+
+
+def contenders(rates: Sequence[float], grid: Sequence[float], assignments: Sequence[str]) -> list[Contender]:
+    """One row of the study each.
+
+    Args:
+        rates: Shares over the budget; the controls are made at `OVER_BUDGET`, or at the first rate if it is none.
+        grid: The shares beta that are tried on the validation split.
+        assignments: For all runs.
+    """
+    main = OVER_BUDGET if OVER_BUDGET in rates else next((rate for rate in rates if rate), OVER_BUDGET)
+    tried = f"pruning.grid={list(grid)}"
+
+    def pruned(name: str, parts: Sequence[str], rate: float) -> Contender:
+        first, *others = parts
+        common = [text for text in assignments if not text.startswith("pruning")]
+        own = [text for text in assignments if text.startswith("pruning")]
+        flags = {"pruning": first.partition("=")[2], "over_budget": rate}
+        return Contender(name, flags, (*common, tried, *others, *own))
+
+    plain = tuple(text for text in assignments if not text.startswith("pruning"))
+    made = [Contender(PLAIN, {}, plain)]
+    made += [pruned(name, parts, main) for name, parts in CONTROLS.items()]
+    made.append(Contender(f"over budget by {main:.0%}, not pruned", {"over_budget": main}, plain))
+    rest = [rate for rate in rates if rate and rate != main]
+    return made + [pruned(f"{PRUNED}, {rate:.0%} over", CONTROLS[PRUNED], rate) for rate in rest]
+
+
+def picture(record: Mapping[str, Any], out: Path) -> Path:
+    """Draws the picture of one pruned run into its folder."""
+    folder = RunFolder(out / record["id"])
+    stored = RunFolder(out / record["pruning"]["larger"]).synthetic
+    larger = load_stored(stored, record["config"]["parameterization"]["name"])
+    tensors, _ = read_tensors(folder.path / "scores.safetensors")
+    path = folder.path / "study.png"
+    save_study(path, record["pruning"], tensors["score"], larger.decode(), larger.labels, larger.data)
+    return path
