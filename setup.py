@@ -13,6 +13,8 @@ VERSION = next(
 
 PLUGINS = {
     "dd_plugins.parameterization": [
+        "glad = dd_plugins.parameterizations.hpd:GLaD",
+        "h-pd = dd_plugins.parameterizations.hpd:HPD",
         "haba = dd_plugins.parameterizations.haba:HaBa",
         "hmn = dd_plugins.parameterizations.hmn:HMN",
         "idc = dd_plugins.parameterizations.idc:IDC",

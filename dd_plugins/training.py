@@ -28,7 +28,7 @@ from dd_plugins.threads import side_by_side
 
 Strategy = Literal["auto", "sequential", "side-by-side", "stacked"]
 Prepare = Callable[[Tensor, Generator], CutMix]
-OnEpoch = Callable[[int, nn.Module, int], None]  # number of the network, the network, epochs done
+OnEpoch = Callable[[int, nn.Module, int], bool]  # number of the network, the network, epochs done; True: enough
 Images = Tensor | Callable[[Tensor], Tensor]  # a tensor of all images, or a function from rows to images
 
 
@@ -120,7 +120,8 @@ def train_networks(
             where batches are small. The accuracies are those of ``sequential`` to rounding.
         on_update: Called with (updates done, updates in all) of all networks together.
         on_epoch: Called behind each pass over the images with (number of the network, the network, passes done); it
-            may change the network's mode, but not its weights. Networks side by side call it from threads of their own.
+            may change the network's mode, but not its weights, and says whether that network's training ends here.
+            Networks side by side call it from threads of their own.
     """
     if len(networks) != len(seeds):
         raise ValueError(f"Expected one seed for each of {len(networks)} networks, but got {len(seeds)}")
@@ -236,8 +237,10 @@ def _train_one(
             optimizer.step()
         note()
         if on_epoch and (update + 1) % plan.per_epoch == 0:
-            on_epoch(number, network, (update + 1) // plan.per_epoch)
+            enough = on_epoch(number, network, (update + 1) // plan.per_epoch)
             network.train()
+            if enough:
+                return
 
 
 def _train_stacked(
@@ -270,9 +273,12 @@ def _train_stacked(
             note()
         if on_epoch and (update + 1) % plan.per_epoch == 0:
             _unstack(parameters, networks)
-            for number, network in enumerate(networks):
-                on_epoch(number, network, (update + 1) // plan.per_epoch)
+            passes = (update + 1) // plan.per_epoch
+            enough = [on_epoch(number, network, passes) for number, network in enumerate(networks)]
+            for network in networks:
                 network.train()
+            if all(enough):
+                break
     _unstack(parameters, networks)
 
 

@@ -2,13 +2,18 @@
 
 import json
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_runs import PROTOCOL, TINY, command, run
 
+from benchmark_adapters.runner.config import resolve
 from benchmark_adapters.runner.prune import choose
 from benchmark_adapters.runner.store import RunFolder, load_stored
+from benchmark_adapters.runner.study import common, contenders
+from dd_plugins.api import UsageError
 
 PRUNE = ["pruning.networks=1", "pruning.epochs=2", "pruning_trials=1", "pruning.grid=[0, 0.5, 1]"]
 SMALL = [*TINY, *PRUNE]
@@ -188,7 +193,7 @@ CORESET = ["protocol.network.width=4", "protocol.train.epochs=2", "protocol.tria
 
 def coreset(out, *words):
     sets = [word for text in CORESET for word in ("--set", text)]
-    return command("prune", *words, *sets, "--device", "cpu", "--out", out)
+    return command("prune", *sets, *words, "--device", "cpu", "--out", out)
 
 
 def records(out):
@@ -290,3 +295,121 @@ def test_shares_of_a_study_are_checked(words, tmp_path, capsys):
     capsys.readouterr()
     assert command("prune-study", plain["id"], *words, "--out", tmp_path) == 2
     assert words[0] in capsys.readouterr().err
+
+
+# ---- what a reader of the code found -------------------------------------------------------------------------------
+
+
+def test_the_configuration_of_an_unpruned_run_is_pruned_as_any_other(tmp_path):
+    plain = resolve({"method": "hmn", "ipc": 10})
+    file = tmp_path / "plain.yaml"
+    file.write_text(plain.to_yaml())
+    assert resolve({"pruning": "aum"}, config_file=file).over_budget == 0.1
+    pruned_file = tmp_path / "pruned.yaml"
+    pruned_file.write_text(resolve({"pruning": "aum"}, config_file=file).to_yaml())
+    assert resolve({}, ["pruning=null"], pruned_file) == plain
+
+
+def test_a_larger_set_that_is_no_larger_is_refused(tmp_path, capsys):
+    sets = [word for text in PROTOCOL for word in ("--set", text)]
+    words = ["run", "--param", "pixel", "--prune", "aum", "--ipc", "1", *sets]
+    assert command(*words, "--device", "cpu", "--out", tmp_path / "runs") == 2
+    assert "is not one image of each class more" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_drawn_follows_the_seed_of_the_run(tmp_path):
+    first, second = (pruned(tmp_path, prune="random", seed=seed) for seed in (0, 1))
+    assert first["pruning"]["kept"] != second["pruning"]["kept"]
+    assert (first["pruning"]["settings"]["seed"], second["pruning"]["settings"]["seed"]) == (0, 1)
+
+
+def test_a_pruning_that_was_cut_off_between_its_marks_is_made_again(tmp_path):
+    record = pruned(tmp_path)
+    folder = RunFolder(tmp_path / record["id"])
+    stages = folder.stages()
+    for left in ("condense", "prune"):
+        (folder.path / "stages.json").write_text(json.dumps({left: stages[left]}))
+        folder.record.unlink()
+        assert pruned(tmp_path)["pruning"]["kept"] == record["pruning"]["kept"]
+
+
+def test_another_data_set_is_refused(tmp_path, capsys):
+    plain = run(tmp_path, {"method": "hmn", "ipc": 10, "steps": 2}, TINY)
+    rng = numpy.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in range(10):
+            (tmp_path / "data" / split / str(label)).mkdir(parents=True)
+            for number in range(3):
+                image = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=numpy.uint8))
+                image.save(tmp_path / "data" / split / str(label) / f"{number}.png")
+    capsys.readouterr()
+    assert coreset(tmp_path, plain["id"], "--dataset", f"folder:{tmp_path / 'data'}", "--keep", "0.8") == 2
+    assert "the set was made from digits" in capsys.readouterr().err
+
+
+def test_what_cannot_be_selected_is_told_before_networks_are_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("dd_plugins.pruning.strategies.watched_training", lambda *_, **__: pytest.fail("trained"))
+    assert coreset(tmp_path, "--dataset", "digits", "--keep", "0.002", "--strategy", "aum") == 2
+
+
+@pytest.mark.parametrize("text", ["pruning.grid=[1.5]", "pruning.strategy=flipp"])
+def test_settings_of_a_pruning_are_checked_early(text, tmp_path, capsys):
+    assert coreset(tmp_path, "--dataset", "digits", "--keep", "0.5", "--set", text) == 2
+    printed = capsys.readouterr().err
+    assert any(word in printed for word in ("pruning.grid", "flipp"))
+
+
+def test_too_little_pruned_of_a_set_over_its_budget_is_refused_and_more_is_not(tmp_path, capsys):
+    flags = {"method": "hmn", "parameterization": "hmn", "over_budget": 0.3, "ipc": 10, "steps": 2}
+    larger = run(tmp_path, flags, TINY)
+    assert coreset(tmp_path, larger["id"], "--keep", "0.95", "--strategy", "random") == 1
+    assert "but the budget is" in capsys.readouterr().err
+    assert coreset(tmp_path, larger["id"], "--keep", "0.6", "--strategy", "random") == 0
+
+
+def test_real_images_are_not_condensed(tmp_path, capsys):
+    assert command("run", "--param", "real", "--device", "cpu", "--out", tmp_path / "runs") == 2
+    assert "real images are not learned" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_protocol_counts_where_it_chooses_and_nowhere_else():
+    def ids(prune, *assignments):
+        configs = [
+            resolve({"method": "hmn", "ipc": 10, "pruning": prune}, [*assignments, f"protocol.train.epochs={epochs}"])
+            for epochs in (5, 6)
+        ]
+        return [config.run_id("x") for config in configs]
+
+    assert len(set(ids("aum"))) == 2
+    assert len(set(ids("ccs"))) == 2
+    assert len(set(ids("random"))) == len(set(ids("el2n"))) == len(set(ids("aum", "pruning.beta=0.5"))) == 1
+
+
+def test_rows_of_a_study_are_what_they_are_called():
+    for text in ("pruning=random", "pruning.selector=top", "pruning.score=loss", "over_budget=0.2", "seed=3"):
+        with pytest.raises(UsageError, match="differ in just that"):
+            contenders([0.1], [0, 1], [text])
+    names = [one.name for one in contenders([0.12, 0.125, 0.12], [0, 1], [])]
+    assert len(names) == len(set(names))
+    assert "aum, 12.5% over" in names
+
+
+def test_a_study_keeps_what_was_set_to_nothing():
+    config = resolve({"method": "rtp", "ipc": 10}, ["optimizer.clip_norm=null"])
+    assert resolve({"seed": 0}, base=common(config)) == config
+
+
+def test_the_record_tells_the_strategy_and_a_coreset_tells_no_method(tmp_path, capsys):
+    record = pruned(tmp_path)
+    assert record["plugins"]["pruning"]["distribution"] == "dd-plugins"
+    assert coreset(tmp_path, "--dataset", "digits", "--keep", "0.2", "--strategy", "random") == 0
+    (made,) = (r for r in records(tmp_path).values() if r["config"]["parameterization"]["name"] == "real")
+    assert made["config"]["method"] == "none"
+    assert "objective" not in made["plugins"]
+    capsys.readouterr()
+    assert command("show", made["id"], "--out", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "None" not in printed
+    assert "pruned by random" in printed

@@ -156,8 +156,11 @@ def train_and_watch(strategy="auto", networks=2, epochs=3, **options):
 
 
 def test_a_training_is_watched_behind_every_epoch():
-    found, made, images, targets = train_and_watch(networks=1, extra=("grand", "herding"))
-    assert set(found) == set(SCORES) - {"random"}
+    found, made, images, targets = train_and_watch(networks=1)
+    for costly in ("grand", "herding"):
+        assert costly not in found
+        assert set(train_and_watch(networks=1, wanted=costly)[0]) == {*found, costly}
+    assert set(found) == set(SCORES) - {"random", "grand", "herding"}
     last = made[0].eval()(images).detach()
     torch.testing.assert_close(found["loss"], functional.cross_entropy(last.double(), targets, reduction="none"))
     torch.testing.assert_close(found["entropy"], entropy(last))
@@ -178,6 +181,18 @@ def test_watching_changes_no_weight():
     train_networks([plain], images, targets, config, real.spec, seeds=[5])
     for one, other in zip(watched.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("wanted", ["el2n", "grand"])
+def test_a_training_whose_end_does_not_matter_ends_early(wanted, monkeypatch):
+    passes = []
+    whole = Watch.see
+    monkeypatch.setattr(Watch, "see", lambda self, logits: (passes.append(1), whole(self, logits))[1])
+    early, *_ = train_and_watch(networks=2, epochs=EARLY + 5, wanted=wanted)
+    assert len(passes) == 2 * EARLY
+    if wanted == "el2n":
+        full, *_ = train_and_watch(networks=2, epochs=EARLY + 5)
+        torch.testing.assert_close(early["el2n"], full["el2n"])
 
 
 def test_networks_are_averaged():

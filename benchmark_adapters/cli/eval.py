@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,17 @@ EPILOG = """
 
 `dd-bench eval 3f2a90c1d4 --network convnet,resnet18,vgg11,alexnet,densenet121`
 
+`dd-bench eval 3f2a90c1d4 --metric crfd` in a second, once the classifier that judges is trained
+
 `dd-bench eval synthetic.safetensors --dataset cifar10 --protocol dsa-steps`
 """
+
+
+class Metric(StrEnum):
+    """What a set is scored by."""
+
+    accuracy = "accuracy"
+    crfd = "crfd"
 
 
 def evaluate(
@@ -24,6 +34,9 @@ def evaluate(
     protocol: Annotated[str | None, typer.Option(help="How it is scored; by default as the run was.")] = None,
     dataset: Annotated[str | None, typer.Option(help="The real data, for a FILE; by default as the file says.")] = None,
     param: Annotated[str | None, typer.Option(help="A module:Class that the file may import.")] = None,
+    metric: Annotated[
+        Metric, typer.Option(help="accuracy; or crfd, the class-relevant feature distance, which trains no network.")
+    ] = Metric.accuracy,
     assignments: Assignments = None,
     device: Device = None,
     data_root: DataRoot = None,
@@ -35,12 +48,17 @@ def evaluate(
     from benchmark_adapters.report.tables import score_table
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.rescore import rescore
+    from benchmark_adapters.runner.rescore import crfd, rescore
     from benchmark_adapters.runner.system import choose_device
 
     console = Console()
     options = Options(out, choose_device(device), data_root)
     networks = [name.strip() for name in network.split(",")] if network else [None]
+    if metric is Metric.crfd:
+        for name in networks:
+            value = crfd(stored, name, dataset, param, assignments or [], options, Reporter(console))
+            console.print(f"class-relevant feature distance to the real training images: {value:.6g}", highlight=False)
+        return
     record, scores, ipc = rescore(
         stored, networks, protocol, dataset, param, assignments or [], options, Reporter(console)
     )

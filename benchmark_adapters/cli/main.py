@@ -19,6 +19,7 @@ from benchmark_adapters.cli import prune as prune_command
 from benchmark_adapters.cli import prune_study as prune_study_command
 from benchmark_adapters.cli import run as run_command
 from benchmark_adapters.cli import table as table_command
+from benchmark_adapters.cli import train_prior as train_prior_command
 from benchmark_adapters.cli import yardsticks as yardsticks_command
 from benchmark_adapters.cli.memory import keep_freed_memory
 from dd_plugins.errors import DDPluginsError
@@ -48,6 +49,7 @@ app.command("run", epilog=run_command.EPILOG)(run_command.run)
 app.command("compare", epilog=compare_command.EPILOG)(compare_command.compare)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
 app.command("experts", epilog=experts_command.EPILOG)(experts_command.experts)
+app.command("train-prior", epilog=train_prior_command.EPILOG)(train_prior_command.train_prior)
 app.command("plot", epilog=plot_command.EPILOG)(plot_command.plot)
 app.command("profile", epilog=profile_command.EPILOG)(profile_command.profile)
 app.command("prune", epilog=prune_command.EPILOG)(prune_command.prune)

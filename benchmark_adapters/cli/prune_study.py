@@ -52,7 +52,7 @@ def prune_study(
     options = Options(out, choose_device(device), data_root)
     taking_part = study.contenders(_shares("--rates", rates), _shares("--grid", grid), assignments or [])
     try:
-        found = compare(taking_part, study.shared_flags(base), runs, options, Reporter(console))
+        found = compare(taking_part, {}, runs, options, Reporter(console), study.common(base))
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from None
     scored = next(iter(found.configs.values())).protocol

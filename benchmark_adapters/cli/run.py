@@ -121,7 +121,7 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     from dataclasses import asdict
 
     from benchmark_adapters.report.tables import ledger_table
-    from benchmark_adapters.runner.parts import load_real
+    from benchmark_adapters.runner.parts import build_container, load_real
     from benchmark_adapters.runner.pipeline import check_plan, idle_rate, lent_settings
 
     real = load_real(config, options)
@@ -131,5 +131,9 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     for line in (container.describe(), idle_rate(config, container), lent_settings(config)):
         if line:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"images per class: {min(container.counts)}; steps: {config.steps}")
+    told = f"images per class: {min(container.counts)}"
+    if config.pruning is not None:
+        within = build_container(config, real, within=True)
+        told += f" condensed over budget, {min(within.counts)} left when pruned"
+    console.print(f"{told}; steps: {config.steps}")
     console.print(f"run id: {config.run_id(real.spec.fingerprint)}", highlight=False)

@@ -37,13 +37,17 @@ def show(
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return
-    config, made = record["config"], record["condensation"]
+    config, made, pruned = record["config"], record["condensation"], record.get("pruning")
     for score in record["scores"]:
         console.print(score_table(record, score, config["ipc"]))
     console.print(ledger_table(record["storage"]["ledger"], record["storage"]["budget"]))
-    lines = [
-        f"run {record['id']}: {record['name']} (method {config['method']}), seed {config['seed']}",
-        f"condensed in {made.get('steps')} steps, {made.get('seconds')} s, peak {made.get('peak_memory_mib')} MiB",
+    lines = [f"run {record['id']}: {record['name']} (method {config['method']}), seed {config['seed']}"]
+    if "steps" in made:
+        lines.append(f"condensed in {made['steps']} steps, {made['seconds']} s, peak {made['peak_memory_mib']} MiB")
+    if pruned:
+        before, after = pruned["images"]
+        lines.append(f"pruned by {pruned['strategy']}: {after} of {before} images kept, {pruned['prune_seconds']} s")
+    lines += [
         f"data: {record['data']['name']} {record['data']['origin']} {record['data']['fingerprint']}",
         f"folder: {folder.path}",
     ]

@@ -29,7 +29,7 @@ class Entry:
         name: The row's name.
         trials: For each seed the accuracies of its trials.
         record: One of its records, or of its yardstick's.
-        seconds: Condensation time of each run.
+        seconds: Condensation time of each run, and what its pruning took.
         prepare_seconds: Time of the objective's one-off work in each run; shared work, such as experts, falls to the
             first run that needs it.
         peaks: Peak memory of each run, MiB.
@@ -62,7 +62,7 @@ def entries(records: Mapping[str, Sequence[Mapping[str, Any]]], protocol: Protoc
                 name,
                 trials,
                 runs[0],
-                tuple(float(r["condensation"]["seconds"]) for r in runs),
+                tuple(float(r["condensation"]["seconds"]) + r.get("pruning", {}).get("prune_seconds", 0) for r in runs),
                 tuple(float(r["condensation"].get("prepare_seconds", 0)) for r in runs),
                 tuple(float(r["condensation"]["peak_memory_mib"]) for r in runs),
             )

@@ -66,6 +66,7 @@ def compare(
     runs: int,
     options: Options,
     reporter: Reporter,
+    base: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Makes every run that is not there yet, one seed of all methods after the other.
 
@@ -75,12 +76,13 @@ def compare(
         runs: Condensations of each, with seeds 0, 1, ...
         options: Where and how.
         reporter: Shows the progress.
+        base: Dotted keys that hold for all runs, below flags and assignments.
 
     Raises:
         UsageError: If a configuration is wrong, before anything is run.
     """
     found = Comparison()
-    planned = list(_planned(taking_part, shared, runs))
+    planned = list(_planned(taking_part, shared, runs, base))
     protocols = {config.protocol.hash for _, config in planned}
     if len(protocols) > 1:
         raise UsageError("all methods of a comparison need one protocol; --set protocol... must hold for all of them")
@@ -120,8 +122,8 @@ def split_assignments(
 
 
 def _planned(
-    taking_part: Sequence[Contender], shared: Mapping[str, Any], runs: int
+    taking_part: Sequence[Contender], shared: Mapping[str, Any], runs: int, base: Mapping[str, Any] | None
 ) -> Iterator[tuple[Contender, RunConfig]]:
     for seed in range(runs):
         for contender in taking_part:
-            yield contender, resolve({**shared, **contender.flags, "seed": seed}, contender.assignments)
+            yield contender, resolve({**shared, **contender.flags, "seed": seed}, contender.assignments, base=base)

@@ -134,13 +134,15 @@ class Condensation:
             container.backward(index, match.image_grad)
         with record_function("update"):
             if self.optimizer_config.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(container.parameters(), self.optimizer_config.clip_norm)
+                held = [p for group in self.optimizer.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(held, self.optimizer_config.clip_norm)
             self.optimizer.step()
             container.project()
         return loss
 
     def _check_finite(self) -> None:
-        for name, value in self.parameterization.state_dict().items():
+        container = self.parameterization
+        for name, value in {**container.state_dict(), **container.working_state()}.items():
             if not bool(torch.isfinite(value).all()):
                 raise self._diverged(f"NaN or infinite values in {name} behind step {self.step - 1}")
 
@@ -177,6 +179,7 @@ class Condensation:
         """Writes everything that the next step depends on."""
         self._check_finite()
         tensors = {f"container.{name}": value for name, value in self.parameterization.state_dict().items()}
+        tensors |= {f"working.{name}": value for name, value in self.parameterization.working_state().items()}
         tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
         for position, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{position}.{name}": value for name, value in state.items() if value is not None}
@@ -212,6 +215,7 @@ class Condensation:
         self.prepare_seconds += float(notes["prepare_seconds"])
         self._enter(next(stage for stage in self._bounds if stage.name == notes["stage"]))
         self.parameterization.load_state_dict(_under("container.", tensors))
+        self.parameterization.load_working_state(_under("working.", tensors))
         self.objective.load_state_dict(_under("objective.", tensors))
         saved = self.optimizer.state_dict()
         for name, value in _under("optimizer.", tensors).items():

@@ -17,6 +17,7 @@ from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
 
 PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
+PRUNING_KEYS = ("pruning", "pruning_trials", "over_budget")
 OVER_BUDGET = 0.10  # of a pruned run, as in HMN's paper
 QUICK = ("digits",)  # data sets whose default protocol is the short one
 
@@ -72,25 +73,31 @@ class RunConfig(PluginConfig):
         """How a pruning is chosen: as the set is scored, but on the validation split."""
         return self.protocol.model_copy(update={"split": "validation", "trials": self.pruning_trials})
 
+    @property
+    def chosen_by(self) -> str | None:
+        """The hash of the protocol that chooses among prunings; None where there is nothing to choose."""
+        if self.pruning is None:
+            return None
+        strategy = registry.load("pruning", self.pruning.name)(self.pruning.settings)
+        return self.choosing.hash if len(strategy.candidates()) > 1 else None
+
     def run_id(self, fingerprint: str) -> str:
         """Ten hexadecimal digits of everything that decides the synthetic images.
 
-        The protocol is left out: another protocol scores the same images. The data set counts by its ``fingerprint``.
+        The protocol is left out: another protocol scores the same images. It counts where it chooses among prunings.
+        The data set counts by its ``fingerprint``.
         """
         content = self.model_dump(mode="json", exclude={"method", "dataset", "data", "protocol"})
         content["fingerprint"] = fingerprint
         parts = {**PARTS, **({"pruning": "pruning"} if self.pruning else {})}
         if self.pruning:
-            content["chosen_by"] = self.choosing.hash
+            content["chosen_by"] = self.chosen_by
         else:
             del content["pruning"], content["pruning_trials"]
         if not self.over_budget:
             del content["over_budget"]
         for part, kind in parts.items():
-            info = registry.find(kind, getattr(self, part).name)
-            content[part]["plugin"] = [info.distribution, info.version, info.value]
-            if info.distribution == registry.MODULE:  # under development: its source is its version
-                content[part]["plugin"].append(info.record()["sha256"])
+            content[part]["plugin"] = plugin_identity(kind, getattr(self, part).name)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
     def to_yaml(self) -> str:
@@ -98,10 +105,18 @@ class RunConfig(PluginConfig):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)
 
 
+def plugin_identity(kind: str, name: str) -> list[str]:
+    """What tells a plugin from its other versions: distribution, version, class; under development its source too."""
+    info = registry.find(kind, name)
+    identity = [info.distribution, info.version, info.value]
+    return [*identity, str(info.record()["sha256"])] if info.distribution == registry.MODULE else identity
+
+
 def resolve(
     flags: Mapping[str, Any],
     assignments: Sequence[str] = (),
     config_file: Path | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Builds the configuration of a run.
 
@@ -110,13 +125,16 @@ def resolve(
             None for what was not given.
         assignments: ``a.b=c`` as given to ``--set``; c is read as YAML.
         config_file: A YAML file, for instance the ``config.yaml`` of another run.
+        base: Dotted keys in the place of such a file.
 
     Raises:
         ConfigError: Names the dotted path, the value, and what is allowed.
     """
-    file_values = flatten(_read_yaml(config_file)) if config_file else {}
-    if file_values.get("pruning.name", "") is None:
-        del file_values["pruning.name"]  # a run that is not pruned says so
+    file_values = flatten(_read_yaml(config_file)) if config_file else dict(base or {})
+    if file_values.get("pruning.name", "") is None:  # a run that was not pruned; the next one may be
+        del file_values["pruning.name"]
+        if not file_values.get("over_budget"):
+            file_values.pop("over_budget", None)
     given = {_flag_key(name): value for name, value in flags.items() if value is not None}
     for text in assignments:
         given.update(flatten(dict([_parse_assignment(text)])))
@@ -128,8 +146,10 @@ def resolve(
     values: dict[str, Any] = {}
     for layer in layers:
         _overlay(values, layer)
-    if "pruning.name" in values:
+    if values.get("pruning.name") is not None:
         values.setdefault("over_budget", OVER_BUDGET)
+    elif "pruning.name" in values:  # --set pruning=null: a pruned run's configuration without its pruning
+        values = {key: value for key, value in values.items() if key.partition(".")[0] not in PRUNING_KEYS}
     protocol = values.pop("protocol.name", None) or ("quick" if cell.dataset in QUICK else "dsa")
     values["protocol"] = _protocol(str(protocol), values)
     nested = _nest({**values, "method": method.name})

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark_adapters.runner.config import RunConfig, resolve
+from benchmark_adapters.runner.config import RunConfig, plugin_identity, resolve
 from benchmark_adapters.runner.find import find_run, read_record
-from benchmark_adapters.runner.parts import Options, load_real
+from benchmark_adapters.runner.parts import Options, load_real, same_data
 from benchmark_adapters.runner.pipeline import make_record, reload
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.prune import check_pruning, prune_container, unit_labels
@@ -23,6 +23,7 @@ from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RunFolder, load_stored, write_json
 from dd_plugins import registry
 from dd_plugins.api import Parameterization, RealData, StorageBudget, UsageError, write_atomically
+from dd_plugins.networks import build_network
 
 REAL = "real"  # the container of real images
 
@@ -83,21 +84,25 @@ def prune_stored(
         config = resolve({**flags, "over_budget": 0.0}, assignments, found.path / "config.yaml")
         real = load_real(config, options)
         container = load_stored(found.synthetic, trusted=config.parameterization.name)
+        same_data(real, container, config.dataset)
         source = Source(container, config, made["name"], found.digest())
     check_pruning(source.config, source.container)
+    for chosen in (source.config.network, source.config.protocol.network):  # before any of them is trained
+        build_network(chosen.name, real.spec.image_shape, real.spec.num_classes, chosen.settings, seed=0)
     run_id = _run_id(source, real, keep)
     folder = RunFolder(options.out / run_id)
     with folder.locked():
         write_atomically(folder.path / "config.yaml", source.config.to_yaml().encode())
         reporter.say(f"run {run_id} in {folder.path}")
-        if "prune" not in folder.stages() or not folder.synthetic.exists():
+        if not {"prune", "condense"} <= set(folder.stages()) or not folder.synthetic.exists():
             folder.forget_scores()
             _prune(source, real, keep, folder, options, reporter)
         folder.check_stored()
         record = make_record(source.config, real, run_id, folder)
-        record["name"] = f"{source.name}, {record['pruning']['strategy']}, {keep:.0%} kept"
-        if stored is None:
-            record["config"]["objective"] = {"name": "none"}  # nothing was learned
+        record["name"] = f"{source.name}, {record['pruning']['strategy']}, {100 * keep:g}% kept"
+        if stored is None:  # nothing was learned
+            record["config"] |= {"objective": {"name": "none"}, "method": "none"}
+            record["plugins"].pop("objective", None)
         synthetic = reload(folder, source.config, real, options)
         protocol, device = source.config.protocol, options.device
         record = score_set(synthetic, protocol, source.config.ipc, record, folder, real, device, reporter)
@@ -118,9 +123,10 @@ def _prune(
     if source.rows is not None:
         note["rows"] = source.rows[torch.tensor(note["kept"])].tolist()
     container.budget = StorageBudget.for_ipc(real.spec, config.ipc)
+    container.storage().enforce(container.budget.scaled(container.oversize()), f"{source.name}, {keep:g} of it kept,")
     container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
-    folder.mark("condense", sha256=folder.digest())
     folder.mark("prune", keep=keep, **note)
+    folder.mark("condense", sha256=folder.digest())
 
 
 def _real_images(config: RunConfig, real: RealData, keep: float) -> Source:
@@ -143,7 +149,8 @@ def _run_id(source: Source, real: RealData, keep: float) -> str:
         "source": source.digest,
         "fingerprint": real.spec.fingerprint,
         "keep": keep,
-        "chosen_by": config.choosing.hash,
+        "chosen_by": config.chosen_by,
+        "plugins": [plugin_identity(kind, getattr(config, kind).name) for kind in ("pruning", "network")],
         **{key: parts[key] for key in ("seed", "pruning", "pruning_trials", "network")},
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

@@ -11,7 +11,7 @@ import torch
 
 from benchmark_adapters.runner.config import RunConfig
 from dd_plugins import registry
-from dd_plugins.api import Network, Parameterization, RealData, StorageBudget
+from dd_plugins.api import DataError, Network, Parameterization, RealData, StorageBudget
 from dd_plugins.datasets import load_dataset
 from dd_plugins.networks import build_network
 
@@ -59,3 +59,19 @@ def network_factory(config: RunConfig, real: RealData, device: torch.device) -> 
         return build_network(name, spec.image_shape, spec.num_classes, settings, seed=seed, device=device)
 
     return make_network
+
+
+def same_data(real: RealData, container: Parameterization, spec: str) -> RealData:
+    """Refuses to score a set on other data than it was made from."""
+    made, found = container.data, real.spec
+    if (made.image_shape, made.num_classes) != (found.image_shape, found.num_classes):
+        raise DataError(
+            f"the set was made from {made.name} ({made.num_classes} classes of {made.image_shape}), but {spec} has "
+            f"{found.num_classes} classes of {found.image_shape}"
+        )
+    if made.fingerprint != found.fingerprint:
+        raise DataError(
+            f"the set was made from {made.name} with fingerprint {made.fingerprint}, {spec} has {found.fingerprint}: "
+            f"other pixels, labels or splits"
+        )
+    return real

@@ -82,7 +82,8 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
         write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
         reporter.say(f"run {run_id} in {folder.path}")
         try:
-            if "condense" not in folder.stages() or not folder.synthetic.exists():
+            done = {"condense"} | ({"prune"} if config.pruning else set())
+            if not done <= set(folder.stages()) or not folder.synthetic.exists():
                 folder.forget_scores()
                 if config.pruning is None:
                     _condense(config, real, options, reporter, run_id, folder)
@@ -130,7 +131,8 @@ def check_plan(config: RunConfig, real: RealData) -> Parameterization:
     container = build_container(config, real)
     container.storage().enforce(container.budget.scaled(container.oversize()), config.parameterization.name)
     if config.pruning is not None:
-        check_pruning(config, container)
+        check_pruning(config, container, build_container(config, real, within=True))
+    container.parameter_groups()  # a container with nothing to learn says so
     _build_objective(config, real)
     spec, condensed_on = real.spec, config.network
     build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
@@ -186,6 +188,7 @@ def _condense(
             )
         if not finished:
             raise Interrupted(f"interrupted at step {condensation.step} of {config.steps}; the same command continues")
+    container.finish()
     container.save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
     folder.mark(
         "condense",
@@ -209,7 +212,9 @@ def start_condensation(
     container = build_container(config, real).to(options.device)
     container.chunk_size, container.job = options.chunk_size, reporter.watch
     preparing = time.perf_counter()
-    objective = _prepared_objective(config, real, container, options, reporter)
+    container.prepare(real, _context(config, real, container, options, reporter, "parameterization"))
+    objective = _build_objective(config, real)
+    objective.prepare(real, container.labels, _context(config, real, container, options, reporter, "objective"))
     begun, cpu_begun = time.perf_counter(), time.process_time()
     if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
         blamed = _blaming("parameterization", config.parameterization.name, "reset")
@@ -230,14 +235,13 @@ def _build_objective(config: RunConfig, real: RealData) -> MatchingObjective:
     return made
 
 
-def _prepared_objective(
-    config: RunConfig, real: RealData, container: Parameterization, options: Options, reporter: Reporter
-) -> MatchingObjective:
-    objective = _build_objective(config, real)
-    generator = make_generator(seed_for("objective", config.seed))
-    context = Context(
+def _context(
+    config: RunConfig, real: RealData, container: Parameterization, options: Options, reporter: Reporter, purpose: str
+) -> Context:
+    """What a plugin is given to work with; each purpose draws from a generator of its own."""
+    return Context(
         network_factory(config, real, options.device),
-        generator,
+        make_generator(seed_for(purpose, config.seed)),
         config.steps,
         options.device,
         cache=options.out,
@@ -245,8 +249,6 @@ def _prepared_objective(
         network=config.network.model_dump(mode="json"),
         job=reporter.watch,
     )
-    objective.prepare(real, container.labels, context)
-    return objective
 
 
 def make_record(config: RunConfig, real: RealData, run_id: str, folder: RunFolder) -> dict[str, Any]:
@@ -267,7 +269,10 @@ def make_record(config: RunConfig, real: RealData, run_id: str, folder: RunFolde
         "status": "stored",
         "config": config.model_dump(mode="json"),
         "data": real.spec.to_dict(),
-        "plugins": {part: registry.find(kind, getattr(config, part).name).record() for part, kind in PARTS.items()},
+        "plugins": {
+            part: registry.find(kind, getattr(config, part).name).record()
+            for part, kind in {**PARTS, **({"pruning": "pruning"} if config.pruning else {})}.items()
+        },
         "versions": versions(),
         "storage": {
             "elements": ledger.elements,

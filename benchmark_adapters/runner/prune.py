@@ -32,16 +32,27 @@ from dd_plugins.api import (
 from dd_plugins.seeds import make_generator, seed_for
 
 
-def check_pruning(config: RunConfig, container: Parameterization) -> None:
+def check_pruning(config: RunConfig, container: Parameterization, within: Parameterization | None = None) -> None:
     """Finds what is wrong with a pruning before hours are spent on the larger set.
+
+    Args:
+        config: The run.
+        container: The larger set.
+        within: The set as it is within its budget, where that is where pruning ends.
 
     Raises:
         IncompatibleError: If the container cannot drop single images.
+        UsageError: If the larger set is no larger.
     """
     _strategy(config)
     if not container.prunable():
         raise IncompatibleError(
             f"{config.parameterization.name} cannot be pruned: none of its images is stored apart from the others"
+        )
+    if within is not None and len(unit_labels(container)[0]) <= len(unit_labels(within)[0]):
+        raise UsageError(
+            f"{config.over_budget:g} over the budget of {config.parameterization.name} at IPC {config.ipc} is not one "
+            f"image of each class more; there is nothing to prune (--over-budget, or a larger IPC)"
         )
 
 
@@ -59,9 +70,9 @@ def prune(
     ledger.enforce(within.budget.scaled(container.oversize()), config.parameterization.name)
     container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
     reporter.say(f"pruned: {before} -> {ledger.elements} elements, budget {within.budget.elements}")
-    folder.mark("condense", **{**larger.stages()["condense"], "sha256": folder.digest()})
-    folder.mark("prune", larger=larger.path.name, elements=[before, ledger.elements], **note)
     (folder.path / "preview.png").unlink(missing_ok=True)
+    folder.mark("prune", larger=larger.path.name, elements=[before, ledger.elements], **note)
+    folder.mark("condense", **{**larger.stages()["condense"], "sha256": folder.digest()})
 
 
 def prune_container(
@@ -96,6 +107,8 @@ def prune_container(
     units, owners = unit_labels(container)
     images = SyntheticSet("over budget", real.spec, container.decode(), container.labels, container.storage())
     strategy = _strategy(config)
+    for one in strategy.candidates():  # what cannot be selected is told before networks are trained
+        _kept(one, torch.zeros(len(units), dtype=torch.float64), units, keep)
     score = _scores(config, strategy, images, real, folder, options, reporter, digest)
     of_units = torch.zeros(len(units), dtype=score.dtype).index_add(0, owners, score) / torch.bincount(owners)
     candidates = [(one, _kept(one, of_units, units, keep)) for one in strategy.candidates()]
@@ -129,7 +142,10 @@ def choose(accuracies: Sequence[float]) -> int:
 def _strategy(config: RunConfig) -> PruningStrategy:
     if config.pruning is None:
         raise UsageError("this run is not pruned")
-    made: PruningStrategy = registry.load("pruning", config.pruning.name)(config.pruning.settings)
+    settings = config.pruning.settings
+    if settings.get("seed", 0) is None:
+        settings["seed"] = config.seed
+    made: PruningStrategy = registry.load("pruning", config.pruning.name)(settings)
     return made
 
 
@@ -170,7 +186,7 @@ def _scores(
 
 
 def _kept(strategy: PruningStrategy, score: Tensor, targets: Tensor, keep: int) -> Tensor:
-    kept = strategy.select(score, targets, keep)
+    kept = strategy.select(score, targets, keep).cpu()
     if len(kept) != keep or len(kept.unique()) != keep or int(kept.min()) < 0 or int(kept.max()) >= len(targets):
         raise PluginContractError(
             f"{type(strategy).__name__}.select: expected {keep} different images of {len(targets)}, but got {len(kept)}"

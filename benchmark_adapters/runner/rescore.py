@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,36 @@ import torch
 
 from benchmark_adapters.runner.config import RunConfig, flatten, resolve
 from benchmark_adapters.runner.find import find_run, read_record
-from benchmark_adapters.runner.parts import Options
+from benchmark_adapters.runner.parts import Options, network_factory, same_data
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RunFolder, load_stored, read_record_file, write_json
-from dd_plugins.api import DataError, Parameterization, RealData, StorageBudget, SyntheticSet, UsageError
+from dd_plugins.api import Parameterization, RealData, StorageBudget, SyntheticSet, UsageError
 from dd_plugins.datasets import load_dataset
+from dd_plugins.priors.distance import ClassRelevantDistance, find_judge
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A stored set, decoded, with the data it was made from.
+
+    Attributes:
+        synthetic: The set.
+        real: The data.
+        record: Its record, or a bare one for a file of its own.
+        folder: Where scores go.
+        spec: The data set as the user would name it.
+        ipc: Of the budget.
+        made_under: The protocol that its run was scored under.
+    """
+
+    synthetic: SyntheticSet
+    real: RealData
+    record: dict[str, Any]
+    folder: RunFolder
+    spec: str
+    ipc: int
+    made_under: dict[str, Any] | None
 
 
 def rescore(
@@ -34,6 +59,32 @@ def rescore(
 
     Returns:
         The record, the scores that were asked for, and the IPC of the budget.
+    """
+    loaded = load_set(stored, dataset, trusted, options)
+    synthetic, real, record, folder = loaded.synthetic, loaded.real, loaded.record, loaded.folder
+    spec, ipc, made_under = loaded.spec, loaded.ipc, loaded.made_under
+    wanted = []
+    with folder.locked():
+        record = read_record_file(folder.record) or record  # what others added in the meantime
+        for network in networks:
+            config = _config(spec, ipc, protocol, network, assignments, made_under)
+            config = config.model_copy(update={"seed": record.get("config", {}).get("seed", 0)})
+            record = score_set(synthetic, config.protocol, ipc, record, folder, real, options.device, reporter)
+            found = yardsticks(config, real, options.out, options.device, reporter, full_data=False)
+            record = {**record, "yardsticks": merged(record["yardsticks"], found)}
+            write_json(folder.record, record)
+            wanted += [s for s in record["scores"] if _matches(s, config)]
+    return record, wanted, ipc
+
+
+def load_set(stored: str, dataset: str | None, trusted: str | None, options: Options) -> Loaded:
+    """Rebuilds a stored set from its file alone, and finds the data it was made from.
+
+    Args:
+        stored: A run, or a file.
+        dataset: The data, for a file; by default as the file says.
+        trusted: A ``module:Class`` that the file may import.
+        options: Device, data and folder.
     """
     path = Path(stored)
     folder = None if path.is_file() else find_run(stored, options.out)
@@ -60,22 +111,11 @@ def rescore(
     container.storage().enforce(allowed, stored)
     container.to(options.device)
     settings = {} if dataset else record.get("config", {}).get("data", {})
-    loaded = load_dataset(spec, options.data_root, options.device, config=settings)
-    real = _same_data(loaded, container, spec)
+    data = load_dataset(spec, options.data_root, options.device, config=settings)
+    real = same_data(data, container, spec)
     with torch.no_grad():
         synthetic = SyntheticSet(record["name"], real.spec, container.decode(), container.labels, container.storage())
-    wanted = []
-    with folder.locked():
-        record = read_record_file(folder.record) or record  # what others added in the meantime
-        for network in networks:
-            config = _config(spec, ipc, protocol, network, assignments, made_under)
-            config = config.model_copy(update={"seed": record.get("config", {}).get("seed", 0)})
-            record = score_set(synthetic, config.protocol, ipc, record, folder, real, options.device, reporter)
-            found = yardsticks(config, real, options.out, options.device, reporter, full_data=False)
-            record = {**record, "yardsticks": merged(record["yardsticks"], found)}
-            write_json(folder.record, record)
-            wanted += [s for s in record["scores"] if _matches(s, config)]
-    return record, wanted, ipc
+    return Loaded(synthetic, real, record, folder, spec, ipc, made_under)
 
 
 def _config(
@@ -100,22 +140,6 @@ def _matches(score: dict[str, Any], config: RunConfig) -> bool:
     return bool(score["protocol_hash"] == config.protocol.hash)
 
 
-def _same_data(real: RealData, container: Parameterization, spec: str) -> RealData:
-    """Refuses to score a set on other data than it was made from."""
-    made, found = container.data, real.spec
-    if (made.image_shape, made.num_classes) != (found.image_shape, found.num_classes):
-        raise DataError(
-            f"the set was made from {made.name} ({made.num_classes} classes of {made.image_shape}), but {spec} has "
-            f"{found.num_classes} classes of {found.image_shape}"
-        )
-    if made.fingerprint != found.fingerprint:
-        raise DataError(
-            f"the set was made from {made.name} with fingerprint {made.fingerprint}, {spec} has {found.fingerprint}: "
-            f"other pixels, labels or splits"
-        )
-    return real
-
-
 def _trusted(folder: RunFolder | None) -> str | None:
     if folder is None:
         return None
@@ -133,3 +157,33 @@ def _bare_record(container: Parameterization, name: str) -> dict[str, Any]:
         "scores": [],
         "yardsticks": [],
     }
+
+
+def crfd(
+    stored: str,
+    network: str | None,
+    dataset: str | None,
+    trusted: str | None,
+    assignments: Sequence[str],
+    options: Options,
+    reporter: Reporter,
+) -> float:
+    """The class-relevant feature distance of a stored set to the real training images; goes into a run's record.
+
+    The classifier that judges is trained on the real images once; it is the run's own network unless another is named.
+    """
+    loaded = load_set(stored, dataset, trusted, options)
+    made_on = loaded.record.get("config", {}).get("network")
+    flags = {"dataset": loaded.spec, "ipc": loaded.ipc, "parameterization": "pixel"}
+    named = flatten({"network": {"name": network} if network else made_on or {"name": "convnet"}})
+    config = resolve({**flags, **named}, assignments)
+    reporter.say(f"judge: {config.network.name} {config.network.settings}")
+    factory = network_factory(config, loaded.real, options.device)
+    judge = find_judge(loaded.real, config.network.model_dump(mode="json"), factory, options.out)
+    value = ClassRelevantDistance(judge, loaded.real)(loaded.synthetic.images, loaded.synthetic.targets)
+    with loaded.folder.locked():
+        record = read_record_file(loaded.folder.record) or loaded.record
+        noted = {"metric": "crfd", "network": config.network.model_dump(mode="json"), "value": value}
+        others = [m for m in record.get("metrics", []) if (m["metric"], m["network"]) != ("crfd", noted["network"])]
+        write_json(loaded.folder.record, {**record, "metrics": [*others, noted]})
+    return value

@@ -10,7 +10,7 @@ from benchmark_adapters.report.study import save_study
 from benchmark_adapters.runner.compare import Contender
 from benchmark_adapters.runner.config import OVER_BUDGET, RunConfig, flatten
 from benchmark_adapters.runner.store import RunFolder, load_stored
-from dd_plugins.api import read_tensors
+from dd_plugins.api import UsageError, read_tensors
 
 PLAIN = "no pruning"
 PRUNED = "aum"
@@ -24,15 +24,14 @@ CONTROLS: Mapping[str, tuple[str, ...]] = {
     "forgetting, double-end": ("pruning.name=aum", "pruning.score=forgetting"),
     "ccs": ("pruning.name=ccs",),
 }
-DROPPED = ("method", "seed", "pruning", "over_budget", "pruning_trials")
-GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
+DROPPED = ("seed", "pruning", "over_budget", "pruning_trials")
+FIXED = ("pruning", "pruning.name", "pruning.score", "pruning.selector", "over_budget", "seed")  # what rows differ in
 
 
-def shared_flags(config: RunConfig) -> dict[str, Any]:
+def common(config: RunConfig) -> dict[str, Any]:
     """What all runs of a study have in common: everything of ``config`` but its pruning and its seed."""
     flat = flatten(config.model_dump(mode="json"))
-    kept = {key: value for key, value in flat.items() if key.partition(".")[0] not in DROPPED}
-    return {**kept, "method": config.method}
+    return {key: value for key, value in flat.items() if key.partition(".")[0] not in DROPPED}
 
 
 def contenders(rates: Sequence[float], grid: Sequence[float], assignments: Sequence[str]) -> list[Contender]:
@@ -42,23 +41,30 @@ def contenders(rates: Sequence[float], grid: Sequence[float], assignments: Seque
         rates: Shares over the budget; the controls are made at `OVER_BUDGET`, or at the first rate if it is none.
         grid: The shares beta that are tried on the validation split.
         assignments: For all runs.
+
+    Raises:
+        UsageError: If an assignment is for what the rows differ in.
     """
+    rates = list(dict.fromkeys(rates))
+    for text in assignments:
+        if text.partition("=")[0].strip() in FIXED:
+            raise UsageError(f"--set {text}: the rows of a study differ in just that")
     main = OVER_BUDGET if OVER_BUDGET in rates else next((rate for rate in rates if rate), OVER_BUDGET)
     tried = f"pruning.grid={list(grid)}"
 
     def pruned(name: str, parts: Sequence[str], rate: float) -> Contender:
         first, *others = parts
-        common = [text for text in assignments if not text.startswith("pruning")]
+        others_own = [text for text in assignments if not text.startswith("pruning")]
         own = [text for text in assignments if text.startswith("pruning")]
         flags = {"pruning": first.partition("=")[2], "over_budget": rate}
-        return Contender(name, flags, (*common, tried, *others, *own))
+        return Contender(name, flags, (*others_own, tried, *others, *own))
 
     plain = tuple(text for text in assignments if not text.startswith("pruning"))
     made = [Contender(PLAIN, {}, plain)]
     made += [pruned(name, parts, main) for name, parts in CONTROLS.items()]
-    made.append(Contender(f"over budget by {main:.0%}, not pruned", {"over_budget": main}, plain))
+    made.append(Contender(f"over budget by {100 * main:g}%, not pruned", {"over_budget": main}, plain))
     rest = [rate for rate in rates if rate and rate != main]
-    return made + [pruned(f"{PRUNED}, {rate:.0%} over", CONTROLS[PRUNED], rate) for rate in rest]
+    return made + [pruned(f"{PRUNED}, {100 * rate:g}% over", CONTROLS[PRUNED], rate) for rate in rest]
 
 
 def picture(record: Mapping[str, Any], out: Path) -> Path:

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSpec, RealData
 from dd_plugins.api.files import StoredHeader, read_stored, write_stored
+from dd_plugins.api.objective import Context
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.api.storage import StorageBudget, StorageLedger
 from dd_plugins.errors import BudgetTooSmall, PluginContractError, SyntheticFileError, UsageError
@@ -37,6 +38,7 @@ class Prior:
     sha256: str
     elements: int
     licence: str
+    seconds: float = 0.0  # of its training
 
 
 class Parameterization(nn.Module, ABC):
@@ -122,6 +124,27 @@ class Parameterization(nn.Module, ABC):
     def _keep(self, index: Tensor) -> None:
         """Drops every image but those of ``index`` from the stored tensors; define it to make images prunable."""
         raise UsageError(f"{type(self).__name__} cannot drop single images")
+
+    def prepare(self, real: RealData, context: Context) -> None:
+        """One-off work before :meth:`reset`, and again before a run goes on: what is needed to learn, but not stored.
+
+        Args:
+            real: The data set.
+            context: Makes networks, names the folder that all runs share, and shows the progress.
+        """
+        del real, context
+
+    def working_state(self) -> dict[str, Tensor]:
+        """What the next step depends on beside ``state_dict()``; goes into checkpoints, never into the stored file."""
+        return {}
+
+    def load_working_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what :meth:`working_state` returned, in place: an optimizer already holds the tensors."""
+        del state
+
+    def finish(self) -> None:
+        """Called behind the last step: ``state_dict()`` is stored next; nothing by default."""
+        return
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for a torch optimizer; a group without ``lr`` gets the optimizer's."""

@@ -113,7 +113,7 @@ def watched_training(
     data: DataSpec,
     *,
     seeds: Sequence[int],
-    extra: Sequence[str] = (),
+    wanted: str | None = None,
     on_update: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Trains networks on all images and returns what each image's score is, averaged over the networks.
@@ -125,7 +125,8 @@ def watched_training(
         config: The training; its epochs are those that are watched.
         data: For the default augmentation.
         seeds: One for each network.
-        extra: ``grand`` and ``herding`` if they are wanted, since they cost passes of their own.
+        wanted: The one score that matters, if there is one: ``grand`` and ``herding`` cost passes of their own and are
+            taken on demand alone, and a training whose end does not matter ends early.
         on_update: Called with (updates done, updates in all).
 
     Returns:
@@ -134,20 +135,21 @@ def watched_training(
     watches = [Watch(targets) for _ in networks]
     gradients: dict[int, Tensor] = {}
 
-    def look(number: int, network: torch.nn.Module, epoch: int) -> None:
+    def look(number: int, network: torch.nn.Module, epoch: int) -> bool:
         network.eval()
         with torch.no_grad():
             watches[number].see(torch.cat([network(chunk) for chunk in torch.split(images, CHUNK)]))
-        if "grand" in extra and epoch == min(EARLY, config.epochs):
+        if wanted == "grand" and epoch == min(EARLY, config.epochs):
             gradients[number] = gradient_norms(network, images, targets)
+        return wanted in ("el2n", "grand") and epoch == EARLY
 
     on_epoch: OnEpoch = look
     train_networks(networks, images, targets, config, data, seeds=seeds, on_update=on_update, on_epoch=on_epoch)
     found = [watch.scores() for watch in watches]
     scores = {name: torch.stack([own[name] for own in found]).mean(0) for name in found[0]}
-    if "grand" in extra:
+    if wanted == "grand":
         scores["grand"] = torch.stack([gradients[number] for number in range(len(networks))]).mean(0)
-    if "herding" in extra:
+    if wanted == "herding":
         scores["herding"] = torch.stack([herding(features(n, images), targets) for n in networks]).mean(0)
     return scores
 
@@ -196,14 +198,14 @@ def herding(found: Tensor, targets: Tensor) -> Tensor:
     for label in targets.unique().tolist():
         rows = torch.nonzero(targets == label).flatten()
         own = functional.normalize(found[rows].double())
-        goal, taken = own.mean(0), torch.zeros_like(own[0])
+        lengths, to_goal, to_taken = own.square().sum(1), own @ own.mean(0), torch.zeros_like(own[:, 0])
         free = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         for count in range(1, len(rows) + 1):
-            # || goal - (taken + x) / count ||^2, without what is the same for every x
-            gaps = (own / count - 2 * (goal - taken / count)).mul(own / count).sum(1)
+            # count^2 || goal - (taken + x) / count ||^2, without what is the same for every x
+            gaps = lengths + 2 * (to_taken - count * to_goal)
             best = int(gaps.masked_fill(~free, float("inf")).argmin())
             free[best] = False
-            taken += own[best]
+            to_taken += own @ own[best]
             score[rows[best]] = len(rows) - count
     return score
 

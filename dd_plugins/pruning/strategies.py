@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from dd_plugins.api import Context, PluginConfig, PruningStrategy, SyntheticSet
+from dd_plugins.augmentation import Augmentation
 from dd_plugins.pruning.scores import EASY_IS_HIGH, random_scores, watched_training
 from dd_plugins.pruning.selectors import USES_BETA, select
 from dd_plugins.seeds import make_generator, seed_for
@@ -27,6 +28,13 @@ class WatchedTraining(PluginConfig):
     lr: float = Field(0.01, gt=0, description="learning rate of SGD with momentum 0.9 and weight decay 5e-4")
     schedule: Literal["constant", "half", "cosine"] = Field("half", description="learning rate over the epochs")
     strategy: str = Field("auto", description="DSA of the training; auto: the field's for the data set; none: off")
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_operations(cls, strategy: str) -> str:
+        if strategy not in ("auto", "none"):
+            Augmentation.dsa(strategy)
+        return strategy
 
     def recipe(self) -> TrainConfig:
         """The recipe as the training loop knows it."""
@@ -51,8 +59,10 @@ class ScoreAndSelect(PruningStrategy):
         beta: float | None = Field(
             None, ge=0, le=1, description="share removed at the hard end; None: chosen on the validation split"
         )
-        grid: tuple[float, ...] = Field(GRID, min_length=1, description="the shares that are tried")
-        seed: int = Field(0, ge=0, description="of whatever is drawn: random scores, strata")
+        grid: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+            GRID, min_length=1, description="the shares that are tried"
+        )
+        seed: int | None = Field(None, ge=0, description="of random scores and of strata; None: the run's")
 
     config: Config
 
@@ -60,7 +70,7 @@ class ScoreAndSelect(PruningStrategy):
         """A score for every image: float64, ``(N,)``, as published (see `EASY_IS_HIGH` for its direction)."""
         config, targets = self.config, images.targets
         if config.score == "random":
-            return random_scores(len(targets), make_generator(seed_for("random scores", config.seed)))
+            return random_scores(len(targets), make_generator(seed_for("random scores", config.seed or 0)))
         networks = [context.make_network(context.draw_seed()) for _ in range(config.networks)]
         seeds = [context.draw_seed() for _ in networks]
         recipe = config.recipe()
@@ -73,7 +83,7 @@ class ScoreAndSelect(PruningStrategy):
                 recipe,
                 images.data,
                 seeds=seeds,
-                extra=(config.score,),
+                wanted=config.score,
                 on_update=lambda done, _: update(done),
             )
         return found[config.score].cpu()
@@ -82,7 +92,7 @@ class ScoreAndSelect(PruningStrategy):
         """The images to keep: int64, ``(num_keep,)``, ascending, every class in proportion."""
         config = self.config
         ease = score if config.selector == "top" or EASY_IS_HIGH[config.score] else -score
-        generator = make_generator(seed_for("strata", config.seed))
+        generator = make_generator(seed_for("strata", config.seed or 0))
         classes = int(targets.max()) + 1
         beta = config.grid[0] if config.beta is None else config.beta
         return select(config.selector, ease.double(), targets.cpu(), num_keep, beta, generator, classes)

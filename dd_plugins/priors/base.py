@@ -1,0 +1,176 @@
+"""What a layered generator is: a chain of stages from a latent state to an image, with a style for every stage.
+
+Source:
+    GLaD: Cazenavette et al., "Generalizing Dataset Distillation via Deep Generative Prior", CVPR 2023, arXiv
+    2305.01649.
+    H-PD: "Hierarchical Features Matter", CVPR 2025, arXiv 2406.05704.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dd_plugins.api import PluginContractError
+
+SCALE_SAMPLES = 64
+Styles = tuple[Tensor, ...]  # one tensor a stage, float ``(N, d)``; d may be 0 where a stage takes none
+
+
+class LayeredGenerator(nn.Module, ABC):
+    """Base of every prior: ``num_stages`` stages, each of which maps a state to the next one.
+
+    State k is what k stages have made; state K is what :meth:`to_pixels` turns into an image. Generators are frozen and
+    in evaluation mode, and images of a batch do not depend on each other.
+
+    Attributes:
+        num_stages: K.
+        image_shape: ``(C, H, W)`` of the images.
+        num_classes: Classes that it knows.
+    """
+
+    num_stages: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    @abstractmethod
+    def sample_styles(self, labels: Tensor, generator: Generator) -> Styles:
+        """Random styles for images of these classes.
+
+        Args:
+            labels: int64, ``(N,)``.
+            generator: On the CPU; everything random comes from it.
+        """
+
+    @abstractmethod
+    def begin(self, styles: Styles) -> Tensor:
+        """State 0: float32, ``(N, ...)``."""
+
+    @abstractmethod
+    def step(self, stage: int, state: Tensor, styles: Styles) -> Tensor:
+        """State ``stage + 1`` from state ``stage``."""
+
+    @abstractmethod
+    def to_pixels(self, state: Tensor) -> Tensor:
+        """Images from state K: float, ``(N, C, H, W)``, pixel values in [0, 1], not normalised."""
+
+    def encode(self, images: Tensor, labels: Tensor) -> Styles | None:
+        """Styles that come close to real images (float, ``(N, C, H, W)``, pixel values); None if it cannot."""
+        del images, labels
+        return None
+
+    def mean_styles(self, labels: Tensor, count: int, generator: Generator) -> Styles:
+        """For each image the average of ``count`` random styles of its class (H-PD's averaged initial latent)."""
+        means = []
+        for label in labels.split(1):
+            drawn = self.sample_styles(label.expand(count), generator)
+            means.append([style.mean(0) for style in drawn])
+        return tuple(torch.stack(stage) for stage in zip(*means, strict=True))
+
+    @final
+    def decode_from(self, stage: int, state: Tensor, styles: Styles) -> Tensor:
+        """Images from a state: float, ``(N, C, H, W)``, pixel values in [0, 1].
+
+        Args:
+            stage: How many stages have made the state, 0 to K.
+            state: As ``begin`` or ``step`` returned it.
+            styles: Those of the stages that are left have an effect.
+        """
+        for later in range(stage, self.num_stages):
+            state = self.step(later, state, styles)
+        return self.to_pixels(state)
+
+    def forward(self, styles: Styles) -> Tensor:
+        """Images from styles alone: float, ``(N, C, H, W)``, pixel values in [0, 1]."""
+        return self.decode_from(0, self.begin(styles), styles)
+
+    @torch.no_grad()
+    def scales(self) -> tuple[float, list[float]]:
+        """Root mean square of random styles, and of every state that they lead to; always of the same samples.
+
+        Learning rates and clipping are relative to them.
+        """
+        labels = torch.arange(SCALE_SAMPLES, device=next(self.parameters()).device) % self.num_classes
+        styles = self.sample_styles(labels, torch.Generator().manual_seed(0))
+        filled = [style for style in styles if style.numel()]
+        of_styles = float(torch.cat([style.flatten() for style in filled]).square().mean().sqrt()) if filled else 1.0
+        return of_styles, [float(state.square().mean().sqrt()) for state in self.states(styles)]
+
+    @final
+    @torch.no_grad()
+    def states(self, styles: Styles) -> list[Tensor]:
+        """All states, from 0 to K."""
+        found = [self.begin(styles)]
+        for stage in range(self.num_stages):
+            found.append(self.step(stage, found[-1], styles))
+        return found
+
+
+def check_contract(prior: LayeredGenerator, seed: int = 0, count: int = 3, tolerance: float = 1e-4) -> None:
+    """Holds a generator to its contract.
+
+    Args:
+        prior: The generator.
+        seed: Of the styles.
+        count: Images.
+        tolerance: Largest difference of two images that should be one.
+
+    Raises:
+        PluginContractError: Names what was expected and what was found.
+    """
+
+    def refuse(what: str) -> None:
+        raise PluginContractError(f"{type(prior).__name__}: {what}")
+
+    device = next((p.device for p in prior.parameters()), torch.device("cpu"))
+    labels = (torch.arange(count) % prior.num_classes).to(device)
+
+    def draw() -> Styles:
+        return prior.sample_styles(labels, torch.Generator().manual_seed(seed))
+
+    if prior.training or any(p.requires_grad for p in prior.parameters()):
+        refuse("expected evaluation mode and frozen parameters")
+    styles = draw()
+    if len(styles) != prior.num_stages or any(len(style) != count for style in styles):
+        refuse(f"sample_styles: expected {prior.num_stages} tensors of {count} rows")
+    if not _same(styles, draw()):
+        refuse("sample_styles: expected the same styles from the same generator")
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        images = prior(styles)
+        again = prior(styles)
+    if not torch.equal(before, torch.get_rng_state()):
+        refuse("the global random generator was used")
+    if tuple(images.shape) != (count, *prior.image_shape) or not images.is_floating_point():
+        refuse(f"expected float images of shape {(count, *prior.image_shape)}, but got {tuple(images.shape)}")
+    if not bool(torch.isfinite(images).all()) or float(images.min()) < -1e-6 or float(images.max()) > 1 + 1e-6:
+        refuse("expected pixel values from 0 to 1")
+    if float((images - again).abs().max()) > 0:
+        refuse("expected the same images from the same styles")
+    for stage, state in enumerate(prior.states(styles)):
+        if state.dtype != torch.float32:
+            refuse(f"state {stage}: expected float32, but got {state.dtype}")
+        with torch.no_grad():
+            gap = float((prior.decode_from(stage, state, styles) - images).abs().max())
+        if gap > tolerance:
+            refuse(f"decoding from state {stage} differs by {gap:.2e} from the whole")
+        with torch.no_grad():
+            alone = torch.cat([prior.decode_from(stage, state[k : k + 1], _rows(styles, k)) for k in range(count)])
+        if float((alone - images).abs().max()) > tolerance:
+            refuse(f"state {stage}: images depend on their batch")
+        leaf = state.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(prior.decode_from(stage, leaf, styles).sum(), leaf)
+        if not bool(torch.isfinite(grad).all()) or not bool(grad.any()):
+            refuse(f"state {stage}: expected a gradient from the images")
+
+
+def _rows(styles: Styles, row: int) -> Styles:
+    return tuple(style[row : row + 1] for style in styles)
+
+
+def _same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))

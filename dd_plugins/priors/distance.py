@@ -1,0 +1,120 @@
+"""How far synthetic images are from real ones where a trained classifier looks: no network is trained to find out.
+
+Source:
+    H-PD ("Hierarchical Features Matter", CVPR 2025, arXiv 2406.05704) chooses among candidates by a class-relevant
+    feature distance; class activation maps: Zhou et al., CVPR 2016, arXiv 1512.04150.
+Deviations:
+    The paper's equation could not be read, and its released code compares features of untrained networks that differ
+    between the two sides. This one is ours: features are the last maps of one classifier that is trained on real
+    images; each counts as much as the classifier's weight for the class says, in units of its spread within classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dd_plugins.api import IncompatibleError, Network, RealData, read_tensors, write_tensors
+from dd_plugins.seeds import seed_for
+from dd_plugins.training import TrainConfig, accuracy, train_networks
+
+FOLDER = "judges"
+CHUNK = 512
+EPSILON = 1e-6
+UPDATES = 600
+VERSION = 1  # part of a judge's name; to be raised with any change that moves its weights
+
+
+class ClassRelevantDistance:
+    """``d(S) = 1/C sum_c sum_e a_ce ((mean_{s in S_c} A_e(s) - mu_ce) / sigma_e)^2``.
+
+    ``A`` are the last maps of a frozen classifier, ``mu`` their means over all real images of the class, ``sigma`` the
+    deviation of each channel within classes, and ``a_ce = |w_ce| / sum_e' |w_ce'|`` the classifier's weights.
+
+    Args:
+        network: A classifier, trained on real images: its logits are linear in the features that it embeds images in.
+        real: Whose training images are the other side.
+
+    Raises:
+        IncompatibleError: If the classifier's weights do not fit its features.
+    """
+
+    def __init__(self, network: Network, real: RealData) -> None:
+        self.network, self.classes = network.eval().requires_grad_(False), real.spec.num_classes
+        head = [p for name, p in network.named_parameters() if p.ndim == 2][-1:]
+        maps = self._maps(real.train.images(real.train.index[:1] * 0))
+        if not head or tuple(head[0].shape) != (self.classes, maps[0].numel()):
+            raise IncompatibleError(
+                f"the distance needs a classifier that is linear in its last maps, but {type(network).__name__} has "
+                f"{tuple(head[0].shape) if head else 'no'} weights for {maps[0].numel()} features"
+            )
+        weights = head[0].detach().abs()
+        self.weights = weights / weights.sum(1, keepdim=True)
+        means, squares = [], []
+        for rows in real.train.class_rows():
+            found = torch.cat([self._maps(real.train.images(part)) for part in rows.split(CHUNK)])
+            means.append(found.mean(0))
+            squares.append((found - found.mean(0)).square().mean((0, 2, 3)))
+        self.means = torch.stack(means).flatten(1)
+        sigma = torch.stack(squares).mean(0).sqrt().clamp(min=EPSILON)
+        self.sigma = sigma.view(-1, 1, 1).expand(found.shape[1:]).flatten()
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, labels: Tensor) -> float:
+        """The distance of a set.
+
+        Args:
+            images: Float, ``(N, C, H, W)``, model space.
+            labels: int64, ``(N,)``; every class once at least.
+        """
+        found = torch.cat([self._maps(chunk) for chunk in images.split(CHUNK)]).flatten(1)
+        sums = found.new_zeros(self.classes, found.shape[1]).index_add(0, labels, found)
+        counts = torch.bincount(labels, minlength=self.classes).clamp(min=1).to(sums.dtype)
+        gaps = (sums / counts[:, None] - self.means) / self.sigma
+        return float((self.weights * gaps.square()).sum(1).mean())
+
+    @torch.no_grad()
+    def _maps(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.network.taps(images)[-1]
+        return maps
+
+
+def find_judge(
+    real: RealData, network: Mapping[str, Any], make_network: Callable[[int], Network], cache: Path | None
+) -> Network:
+    """The classifier that judges sets of a data set: trained once on its training split, then read.
+
+    Args:
+        real: The data set.
+        network: The classifier's name and settings, for its file's name.
+        make_network: From a seed to a fresh classifier.
+        cache: Folder that all runs share; None to keep nothing.
+    """
+    train, count = real.train, len(real.train)
+    recipe = TrainConfig(
+        epochs=max(1, UPDATES // -(-count // 256)), lr=0.02, schedule="cosine", augmentation="dsa", strategy="auto"
+    )
+    content = {
+        "version": VERSION,
+        "data": real.spec.fingerprint,
+        "network": dict(network),
+        "train": recipe.model_dump(mode="json"),
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+    file = None if cache is None else cache / FOLDER / f"{real.spec.name}-{digest}.safetensors"
+    judge = make_network(seed_for("judge", 0))
+    if file is not None and file.exists():
+        judge.load_state_dict(read_tensors(file)[0])
+        return judge
+    train_networks([judge], train.images, train.labels, recipe, real.spec, seeds=[seed_for("judge", 1)])
+    if file is not None:
+        reached = accuracy(judge, real.validation.images, real.validation.labels)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(file, dict(judge.state_dict()), {"validation_accuracy": f"{reached:.4f}"})
+    return judge

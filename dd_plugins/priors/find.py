@@ -1,0 +1,117 @@
+"""The prior of a data set: read where it is, else trained, held to its gates, and kept for all runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dd_plugins.api import DataError, Network, RealData, read_tensors, write_tensors
+from dd_plugins.api.progress import StartJob, silent_job
+from dd_plugins.priors.base import check_contract
+from dd_plugins.priors.gates import Gates, measure
+from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, save_prior
+from dd_plugins.priors.train import TRAINERS, PriorRecipe
+
+logger = logging.getLogger(__name__)
+FOLDER = "priors"
+CHECKPOINT = "training.safetensors"
+VERSION = 1  # part of a prior's name; to be raised with any change that moves its weights
+
+
+def prior_folder(root: Path, real: RealData, recipe: PriorRecipe) -> Path:
+    """Where the prior of this recipe on this data set lies."""
+    content = {"version": VERSION, "data": real.spec.fingerprint, **recipe.model_dump(mode="json")}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+    return root / FOLDER / f"{real.spec.name}-{recipe.kind}-{digest}"
+
+
+def find_prior(
+    root: Path,
+    real: RealData,
+    recipe: PriorRecipe,
+    make_network: Callable[[int], Network],
+    job: StartJob = silent_job,
+    checkpoint_seconds: float = 30.0,
+    stop: Callable[[], bool] = lambda: False,
+) -> StoredPrior | None:
+    """The prior of a recipe; trained now if it is not there, from its last checkpoint if it was interrupted.
+
+    Args:
+        root: Folder that all runs share.
+        real: The data set; its training split trains, its validation split measures.
+        recipe: How it is trained.
+        make_network: From a seed to a fresh classifier, for the gates.
+        job: Shows the progress.
+        checkpoint_seconds: Time between two checkpoints.
+        stop: Asked behind every update; if it says yes, the state is saved.
+
+    Returns:
+        The prior, or None if it was stopped.
+    """
+    path = prior_folder(root, real, recipe)
+    if (path / ABOUT).exists():
+        return load_prior(path, real.spec)
+    path.mkdir(parents=True, exist_ok=True)
+    checkpoint = path / CHECKPOINT
+    trainer, spent = TRAINERS[recipe.kind](recipe, real), 0.0
+    if checkpoint.exists():
+        tensors, notes = read_tensors(checkpoint)
+        try:
+            trainer.load_state_dict(tensors)
+            spent = float(notes["seconds"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise DataError(f"{checkpoint} does not fit this prior ({why}); remove it to begin again") from None
+    begun = saved = time.perf_counter()
+
+    def save() -> None:
+        write_tensors(checkpoint, trainer.state_dict(), {"seconds": str(spent + time.perf_counter() - begun)})
+
+    def note(done: int) -> None:
+        nonlocal saved
+        update(done)
+        if time.perf_counter() - saved >= checkpoint_seconds:
+            save()
+            saved = time.perf_counter()
+
+    with job(f"train the prior ({recipe.kind})", recipe.steps) as update:
+        finished = trainer.run(note, stop)
+    if not finished:
+        save()
+        return None
+    seconds = spent + time.perf_counter() - begun
+    check_contract(trainer.exported)
+    gates = measure(trainer.exported, real, make_network)
+    notes_of = {
+        "data": {"name": real.spec.name, "fingerprint": real.spec.fingerprint, "classes": list(real.class_names)},
+        "recipe": recipe.model_dump(mode="json"),
+        "gates": gates.to_dict(),
+        "seconds": round(seconds, 2),
+    }
+    save_prior(path, trainer.exported, recipe.kind, trainer.config, notes_of)
+    checkpoint.unlink(missing_ok=True)
+    logger.info("prior %s: %s", path.name, gates)
+    return load_prior(path, real.spec)
+
+
+def admit(prior: StoredPrior, weak: bool = False) -> None:
+    """Refuses a prior that fails its gates.
+
+    Args:
+        prior: The prior.
+        weak: Take it all the same, as asked for.
+
+    Raises:
+        DataError: Names every gate that it fails, with the figure.
+    """
+    gates: Gates | None = prior.gates if "gates" in prior.about else None
+    failed = ["its gates were never measured"] if gates is None else gates.failed()
+    if failed and not weak:
+        raise DataError(
+            f"{prior.path}: this prior is too weak: {'; '.join(failed)}. Train it longer, or allow it "
+            f"(parameterization.allow_weak_prior=true)"
+        )

@@ -1,0 +1,116 @@
+"""What a prior must be able to do before anything is distilled through it; measured on the validation split.
+
+The gates find what pictures hide: a generator whose samples are of the right class (conditional accuracy) can still
+make one and the same image of each class (spread), or images that teach nothing (worth of its samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from dd_plugins.api import Network, PluginConfig, RealData
+from dd_plugins.priors.base import LayeredGenerator
+from dd_plugins.seeds import make_generator, seed_for
+from dd_plugins.training import TrainConfig, accuracy, train_networks
+
+SAMPLES = 100  # of each class, for accuracy and spread
+LEAST_ACCURACY, LEAST_WORTH = 0.8, 0.75  # of what real images reach
+SPREAD = (0.7, 1.3)  # of what real images have
+LEAST_STAGES = 4
+UPDATES = 600  # of the classifiers
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The figures of a prior.
+
+    Attributes:
+        accuracy: Share of its samples that a classifier, trained on real images, finds in their class.
+        real_accuracy: That classifier's accuracy on validation images.
+        spread: Deviation of its samples within their class, over that of real images.
+        worth: Validation accuracy of a classifier that was trained on as many samples as there are real images.
+        stages: How many stages it has.
+    """
+
+    accuracy: float
+    real_accuracy: float
+    spread: float
+    worth: float
+    stages: int
+
+    def failed(self) -> list[str]:
+        """What is not reached, in words with figures; empty if all is well."""
+        found = []
+        if self.accuracy < LEAST_ACCURACY * self.real_accuracy:
+            found.append(
+                f"conditional accuracy {self.accuracy:.3f} is below {LEAST_ACCURACY} x {self.real_accuracy:.3f}"
+            )
+        if not SPREAD[0] <= self.spread <= SPREAD[1]:
+            found.append(f"spread within classes {self.spread:.2f} is outside {SPREAD[0]} to {SPREAD[1]}")
+        if self.worth < LEAST_WORTH * self.real_accuracy:
+            found.append(f"worth of its samples {self.worth:.3f} is below {LEAST_WORTH} x {self.real_accuracy:.3f}")
+        if self.stages < LEAST_STAGES:
+            found.append(f"{self.stages} stages are fewer than {LEAST_STAGES}")
+        return found
+
+    def to_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return asdict(self)
+
+
+def measure(
+    prior: LayeredGenerator,
+    real: RealData,
+    make_network: Callable[[int], Network],
+    seed: int = 0,
+    train: PluginConfig | None = None,
+) -> Gates:
+    """Measures a prior.
+
+    Args:
+        prior: The generator.
+        real: Its training split trains the classifiers' real side, its validation split tests both.
+        make_network: From a seed to a fresh classifier.
+        seed: Of classifiers and samples.
+        train: How classifiers are trained; by default 600 updates without augmentation.
+    """
+    spec, images, labels = real.spec, real.train.images(), real.train.labels
+    generator = make_generator(seed_for("gates", seed))
+    config = train if isinstance(train, TrainConfig) else _recipe(len(labels))
+    judge = make_network(seed)
+    train_networks([judge], images, labels, config, spec, seeds=[seed])
+    validation = real.validation.images()
+    wanted = torch.arange(spec.num_classes, device=labels.device).repeat_interleave(SAMPLES)
+    samples = sample(prior, real, wanted, generator)
+    student = make_network(seed + 1)
+    taught = sample(prior, real, labels, generator)
+    train_networks([student], taught, labels, config, spec, seeds=[seed + 1])
+    return Gates(
+        accuracy=accuracy(judge, samples, wanted),
+        real_accuracy=accuracy(judge, validation, real.validation.labels),
+        spread=within_class(samples, wanted) / within_class(images, labels),
+        worth=accuracy(student, validation, real.validation.labels),
+        stages=prior.num_stages,
+    )
+
+
+@torch.no_grad()
+def sample(prior: LayeredGenerator, real: RealData, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Random images of these classes, in model space: float, ``(N, C, H, W)``."""
+    parts = [prior(prior.sample_styles(chunk, generator)) for chunk in labels.split(512)]
+    return real.spec.normalize(torch.cat(parts))
+
+
+def within_class(images: Tensor, labels: Tensor) -> float:
+    """Root of the mean variance of a pixel among the images of a class."""
+    variances = [images[labels == label].var(0, unbiased=False).mean() for label in labels.unique().tolist()]
+    return float(torch.stack(variances).mean().sqrt())
+
+
+def _recipe(count: int) -> TrainConfig:
+    per_epoch = -(-count // 256)
+    return TrainConfig(epochs=max(1, UPDATES // per_epoch), lr=0.02, schedule="cosine", augmentation="none")

@@ -1,0 +1,104 @@
+"""The class-relevant feature distance: its formula as loops, and the properties that make it a score."""
+
+import pytest
+import torch
+from made_up import Factory, make_real
+
+from dd_plugins.api import IncompatibleError
+from dd_plugins.priors.distance import ClassRelevantDistance, find_judge
+from dd_plugins.seeds import make_generator
+
+NETWORK = {"name": "convnet", "width": 4, "depth": 2}
+
+
+@pytest.fixture(scope="module")
+def real():
+    return make_real(count=40)
+
+
+@pytest.fixture(scope="module")
+def judge(real):
+    return find_judge(real, NETWORK, Factory(real), None)
+
+
+@pytest.fixture(scope="module")
+def distance(judge, real):
+    return ClassRelevantDistance(judge, real)
+
+
+def some(real, count=3, seed=0):
+    rows = real.train.per_class(count, make_generator(seed))
+    return real.train.images(rows.flatten()), torch.arange(len(rows)).repeat_interleave(count)
+
+
+def test_it_is_the_formula(judge, real, distance):
+    images, labels = some(real)
+    head = judge.classifier.weight.detach()
+    with torch.no_grad():
+        maps = judge.taps(real.train.images())[-1]
+        own = judge.taps(images)[-1]
+    channels, height, width = maps.shape[1:]
+    total = 0.0
+    within = torch.zeros(channels)
+    for label in range(4):
+        of_class = maps[real.train.labels == label]
+        within += (of_class - of_class.mean(0)).square().mean((0, 2, 3)) / 4
+    for label in range(4):
+        mean, found = maps[real.train.labels == label].mean(0), own[labels == label].mean(0)
+        weights = head[label].abs() / head[label].abs().sum()
+        for k in range(channels):
+            for row in range(height):
+                for column in range(width):
+                    weight = weights[(k * height + row) * width + column]
+                    gap = (found[k, row, column] - mean[k, row, column]) / within[k].sqrt()
+                    total += float(weight * gap**2) / 4
+    assert distance(images, labels) == pytest.approx(total, rel=1e-4)
+
+
+def test_the_real_set_itself_has_none(real, distance):
+    assert distance(real.train.images(), real.train.labels) == pytest.approx(0, abs=1e-8)
+
+
+def test_real_images_are_nearer_than_noise_and_than_those_of_other_classes(real, distance):
+    images, labels = some(real)
+    noise = torch.randn(images.shape, generator=make_generator(1))
+    assert distance(images, labels) < distance(noise, labels)
+    assert distance(images, labels) < distance(images.roll(3, 0), labels)
+
+
+def test_it_is_the_same_every_time_and_in_any_order(real, distance):
+    images, labels = some(real)
+    order = torch.randperm(len(labels), generator=make_generator(2))
+    assert distance(images, labels) == distance(images, labels)
+    assert distance(images[order], labels[order]) == pytest.approx(distance(images, labels), rel=1e-5)
+
+
+def test_labels_are_names_alone(real, judge, distance):
+    shift = torch.tensor([2, 0, 3, 1])  # class k is called shift[k]
+    renamed = make_real(count=40)
+    object.__setattr__(renamed.train, "labels", shift[real.train.labels])
+    other = Factory(real)(0)
+    other.load_state_dict(judge.state_dict())
+    with torch.no_grad():
+        other.classifier.weight[shift] = judge.classifier.weight.clone()
+    images, labels = some(real)
+    assert ClassRelevantDistance(other, renamed)(images, shift[labels]) == pytest.approx(
+        distance(images, labels), rel=1e-5
+    )
+
+
+def test_a_judge_is_trained_once(real, tmp_path, monkeypatch):
+    first = find_judge(real, NETWORK, Factory(real), tmp_path)
+    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", lambda *_, **__: pytest.fail("trained again"))
+    second = find_judge(real, NETWORK, Factory(real), tmp_path)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(pytest.fail.Exception):
+        find_judge(real, {**NETWORK, "width": 5}, Factory(real, width=5), tmp_path)
+
+
+def test_networks_with_another_head_are_refused(real):
+    network = Factory(real)(0)
+    network.classifier = torch.nn.Sequential(torch.nn.Linear(16, 7), torch.nn.Linear(7, 4))
+    with pytest.raises(IncompatibleError, match="linear in its last maps"):
+        ClassRelevantDistance(network, real)

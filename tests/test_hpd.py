@@ -1,0 +1,314 @@
+"""H-PD and GLaD: levels, candidates that are copies, what is stored, and that a run goes on bit by bit."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from made_up import Factory, make_real
+from tiny_runs import PROTOCOL, run
+
+from dd_plugins.api import ConfigError, Context, DataError, StorageBudget
+from dd_plugins.parameterizations.hpd import HPD, GLaD, _centres
+from dd_plugins.priors.gates import Gates
+from dd_plugins.priors.store import save_prior
+from dd_plugins.priors.train import TRAINERS, PriorRecipe
+from dd_plugins.seeds import make_generator
+
+NETWORK = {"name": "convnet", "width": 4, "depth": 2}
+GOOD = Gates(0.9, 1.0, 1.0, 0.8, 4).to_dict()
+
+
+@pytest.fixture(scope="module")
+def real():
+    return make_real()
+
+
+@pytest.fixture(scope="module")
+def prior(real, tmp_path_factory):
+    """A prior that is hardly trained, with the figures of a good one."""
+    path = tmp_path_factory.mktemp("prior")
+    trainer = TRAINERS["vae"](PriorRecipe(kind="vae", width=6, noise=4, style=5, steps=20, classes=4, images=2), real)
+    trainer.run()
+    save_prior(path, trainer.exported, "vae", trainer.config, {"gates": GOOD, "seconds": 1.5})
+    return path
+
+
+def context(real, cache=None):
+    return Context(Factory(real), make_generator(0), 10, torch.device("cpu"), cache=cache, network=NETWORK)
+
+
+def made(prior, real, cls=HPD, ipc=2, seed=0, **config):
+    settings = {"prior": str(prior), "samples": 20, "score_every": 2, **config}
+    container = cls(real.spec, StorageBudget.for_ipc(real.spec, ipc), settings)
+    container.prepare(real, context(real))
+    container.reset(make_generator(seed), real)
+    return container
+
+
+def learn(container, steps, target=None):
+    """Steps towards a fixed picture; returns the optimizer."""
+    optimizer = torch.optim.Adam(container.parameter_groups())
+    for _ in range(steps):
+        images = container.decode(for_backward=True)
+        goal = torch.zeros_like(images) if target is None else target
+        optimizer.zero_grad()
+        container.backward(torch.arange(len(images)), 2 * (images - goal))
+        optimizer.step()
+        container.project()
+    return optimizer
+
+
+def through(container, steps=4):
+    for stage in container.stages():
+        container.enter_stage(stage)
+        learn(container, steps)
+    container.finish()
+    return container
+
+
+# ---- levels --------------------------------------------------------------------------------------------------------
+
+
+def test_stages_are_all_levels_and_the_pixels(prior, real):
+    stages = made(prior, real).stages()
+    assert [stage.name for stage in stages] == ["level 0", "level 1", "level 2", "level 3", "pixels"]
+    assert sum(stage.share for stage in stages) == pytest.approx(1)
+    assert [s.name for s in made(prior, real, levels=(1, 3), pixels=False).stages()] == ["level 1", "level 3"]
+    assert [s.name for s in made(prior, real, GLaD).stages()] == ["level 2"]
+
+
+def test_a_level_change_leaves_the_images_alone(prior, real):
+    container = made(prior, real, select="last")
+    for stage in container.stages():
+        before = container.decode() if container._level is not None else None
+        container.enter_stage(stage)
+        if before is not None:
+            assert (container.decode() - before).abs().max() < 1e-5
+        learn(container, 3)
+
+
+def test_every_stage_learns_what_it_says(prior, real):
+    container = made(prior, real, select="last")
+    for stage in container.stages():
+        container.enter_stage(stage)
+        before = container.decode()
+        optimizer = learn(container, 3)
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        if stage.name == "pixels":
+            assert len(held) == 1
+            assert held[0] is container.images
+        else:
+            level = int(stage.name.removeprefix("level "))
+            assert len(held) == 1 + 4 - level
+            assert all(p.grad is not None and p.grad.any() for p in held)
+        assert not torch.equal(container.decode(), before)
+
+
+def test_rates_are_in_units_of_what_is_learned(prior, real):
+    container = made(prior, real, lr_states=0.5, lr_styles=0.25)
+    of_styles, of_states = container.prior.scales()
+    for level in range(4):
+        container.enter_stage(container.stages()[level])
+        state, styles = container.parameter_groups()
+        assert state["lr"] == pytest.approx(0.5 * of_states[level])
+        assert styles["lr"] == pytest.approx(0.25 * of_styles)
+
+
+def test_levels_that_do_not_exist_are_refused(prior, real):
+    with pytest.raises(ConfigError, match="level 9 does not exist; the prior has levels 0 to 4"):
+        made(prior, real, levels=(0, 9))
+    container = made(prior, real, levels=(3, 1))
+    container.enter_stage(container.stages()[0])
+    with pytest.raises(ConfigError, match="level 1 cannot follow level 3"):
+        container.enter_stage(container.stages()[1])
+
+
+# ---- initial latents -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init", ["cluster", "sample"])
+def test_images_of_a_class_differ_at_first_and_in_the_end(init, prior, real):
+    container = made(prior, real, ipc=3, init=init)
+    container.enter_stage(container.stages()[0])
+    for images in (container.decode(), through(made(prior, real, ipc=3, init=init)).decode()):
+        for label in range(4):
+            own = images[container.labels == label]
+            gaps = [(own[a] - own[b]).abs().max() for a, b in ((0, 1), (0, 2), (1, 2))]
+            assert min(gaps) > 1e-4
+
+
+def test_one_image_of_a_class_begins_at_the_mean_of_all_samples(prior, real):
+    container = made(prior, real, ipc=1, samples=50)
+    drawn = make_generator(0)
+    torch.randint(2**31, (), generator=drawn)
+    for label in range(4):
+        samples = container.prior.sample_styles(torch.full((50,), label), drawn)
+        torch.testing.assert_close(container._styles[0][label], samples[0].mean(0), atol=1e-5, rtol=1e-5)
+
+
+def test_every_centre_has_samples_even_if_all_are_alike():
+    styles = (torch.ones(6, 3),)
+    (found,) = _centres(styles, 4, 0)
+    assert torch.equal(found, torch.ones(4, 3))
+
+
+# ---- candidates ----------------------------------------------------------------------------------------------------
+
+
+def test_candidates_are_copies(prior, real):
+    container = made(prior, real, score_every=1)
+    container.enter_stage(container.stages()[0])
+    best = container._of_stage
+    score, state = float(best["score"]), best["state"].clone()
+    learn(container, 6, target=torch.full((8, 2, 8, 8), 30.0))  # away from all real images
+    assert torch.equal(container._of_stage["state"], state)
+    assert not torch.equal(container._state, state)
+    container.enter_stage(container.stages()[1])
+    torch.testing.assert_close(container._judge(container.decode(), container.labels), score, rtol=1e-4, atol=1e-6)
+
+
+def test_the_best_images_of_all_stages_win(prior, real):
+    container = through(made(prior, real))
+    scores = [score for _, score in container.candidates()]
+    found = container._judge(container.decode(), container.labels)
+    assert found == pytest.approx(min(scores), rel=1e-5)
+    assert {level for level, _ in container.candidates()} == {0, 1, 2, 3, -1}
+
+
+def test_a_stage_never_goes_on_from_worse_than_it_began_with(prior, real):
+    container = made(prior, real, score_every=1)
+    entered = []
+    for stage in container.stages():
+        container.enter_stage(stage)
+        entered.append(container.candidates()[-1][1])
+        learn(container, 3, target=torch.full((8, 2, 8, 8), 5.0))
+    assert all(later <= before * (1 + 1e-4) + 1e-7 for before, later in pairwise(entered))
+
+
+def test_the_last_step_of_a_stage_can_win(prior, real):
+    container = made(prior, real, score_every=4)
+    container.enter_stage(container.stages()[0])
+    count = len(container.candidates())
+    learn(container, 3)  # no candidate yet
+    assert len(container.candidates()) == count
+    container.enter_stage(container.stages()[1])
+    assert len(container.candidates()) == count + 2  # the last step, and the entry of the next level
+
+
+def test_without_selection_the_last_images_are_stored_and_nothing_is_judged(prior, real):
+    container = made(prior, real, select="last")
+    through(container)
+    assert container.candidates() == []
+    glad = made(prior, real, GLaD)
+    glad.enter_stage(glad.stages()[0])
+    learn(glad, 3)
+    last = glad.decode()
+    glad.finish()
+    torch.testing.assert_close(glad.decode(), last)
+
+
+def test_clipping_does_nothing_unless_asked_for(prior, real, caplog):
+    free, held = made(prior, real, select="last"), made(prior, real, select="last", clip=0.01)
+    for container in (free, held):
+        container.enter_stage(container.stages()[0])
+        with caplog.at_level("INFO", "dd_plugins"):
+            learn(container, 1)
+    limit = 0.01 * held.prior.scales()[1][0]
+    assert held._state.abs().max() <= limit * 1.0001
+    assert free._state.abs().max() > limit
+    assert "clipped" in caplog.text
+
+
+# ---- what is stored ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [HPD, GLaD])
+def test_pixels_alone_are_stored_and_come_back_without_the_prior(cls, prior, real, tmp_path):
+    container = through(made(prior, real, cls))
+    ledger = container.save(tmp_path / "set.safetensors")
+    assert [entry.name for entry in ledger.entries] == ["images"]
+    assert ledger.elements == 2 * 4 * 2 * 8 * 8
+    loaded = cls.load(tmp_path / "set.safetensors")
+    assert torch.equal(loaded.decode(), container.decode())
+    (noted,) = loaded.priors()
+    assert noted.elements == sum(p.numel() for p in container.prior.parameters())
+    assert noted.seconds == 1.5
+    assert len(noted.sha256) == 64
+
+
+def test_images_are_in_model_space(prior, real):
+    container = made(prior, real)
+    container.enter_stage(container.stages()[0])
+    pixels = real.spec.denormalize(container.decode())
+    assert pixels.min() >= -1e-5
+    assert pixels.max() <= 1 + 1e-5
+
+
+def test_chunks_change_no_gradient(prior, real):
+    whole, parts = made(prior, real, select="last"), made(prior, real, select="last")
+    parts.chunk_size = 3
+    for container in (whole, parts):
+        container.enter_stage(container.stages()[1])
+        images = container.decode(for_backward=True)
+        container.backward(torch.arange(len(images)), images.cos())
+    for one, other in zip(whole.parameter_groups(), parts.parameter_groups(), strict=True):
+        for a, b in zip(one["params"], other["params"], strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_seed_decides_everything(prior, real):
+    one, two, other = (through(made(prior, real, seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(one.decode(), two.decode())
+    assert not torch.equal(one.decode(), other.decode())
+
+
+def test_a_weak_prior_is_refused_with_its_figures_unless_allowed(real, prior, tmp_path):
+    trainer = TRAINERS["gan"](PriorRecipe(width=6, noise=4, style=5, steps=1, classes=2, images=2), real)
+    weak = Gates(0.2, 0.9, 0.05, 0.3, 4)
+    save_prior(tmp_path, trainer.exported, "gan", trainer.config, {"gates": weak.to_dict(), "seconds": 1})
+    with pytest.raises(DataError, match=r"too weak: conditional accuracy 0.200 .* 0.05 is outside .* 0.300"):
+        made(tmp_path, real)
+    assert made(tmp_path, real, allow_weak_prior=True).prior is not None
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+
+SMALL = ["network.width=4", "parameterization.samples=20", "parameterization.score_every=2", "objective.batch_real=4"]
+RECIPE = [
+    f"parameterization.recipe.{key}={value}"
+    for key, value in {"kind": "vae", "width": 6, "noise": 4, "style": 5, "steps": 10, "classes": 4}.items()
+]
+TINY = [*SMALL, *RECIPE, *PROTOCOL, "parameterization.allow_weak_prior=true"]
+
+
+@pytest.mark.parametrize("objective", ["dm", "dc", "dsa", "mtt"])
+def test_it_is_learned_by_any_objective_from_a_prior_of_its_own(objective, tmp_path):
+    flags = {"method": "h-pd", "objective": objective, "steps": 10, "ipc": 2}
+    sets = {"mtt": ["objective.experts=1", "objective.training_epochs=1", "objective.expert_epochs=1",
+                    "objective.max_start_epoch=1", "objective.syn_steps=2", "data.zca=false"]}  # fmt: skip
+    plain = [text for text in TINY if objective != "mtt" or "batch_real" not in text]
+    record = run(tmp_path, flags, [*plain, *sets.get(objective, [])])
+    assert record["storage"]["elements"] == record["storage"]["budget"]
+    (noted,) = record["storage"]["priors"]
+    assert noted["elements"] > 0
+    assert len(list((tmp_path / "priors").iterdir())) == 1
+
+
+def test_a_run_that_was_interrupted_goes_on_bit_by_bit(tmp_path, monkeypatch):
+    flags = {"method": "h-pd", "steps": 10, "ipc": 2}
+    whole = run(tmp_path / "whole", flags, TINY)
+    from benchmark_adapters.runner import condense, pipeline
+
+    for stop in (1, 4, 5, 9):
+        out = tmp_path / f"stopped {stop}"
+        original = condense.Condensation.run
+
+        def stopping(self, on_step=None, stop=lambda: False, checkpoint_seconds=30.0, at=stop, original=original):
+            return original(self, on_step, lambda: self.step >= at, 0)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(condense.Condensation, "run", stopping)
+            with pytest.raises(pipeline.Interrupted):
+                run(out, flags, TINY)
+        again = run(out, flags, TINY)
+        assert again["condensation"]["sha256"] == whole["condensation"]["sha256"]

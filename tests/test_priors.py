@@ -1,0 +1,378 @@
+"""Layered generators: their contract, their training, their gates, and what is refused on disk."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from made_up import Factory, make_real
+from safetensors.torch import load_file, save_file
+
+from dd_plugins.api import DataError, PluginContractError
+from dd_plugins.priors.base import LayeredGenerator, check_contract
+from dd_plugins.priors.gates import Gates, measure, within_class
+from dd_plugins.priors.small import SmallConfig, SmallGenerator, sides
+from dd_plugins.priors.store import load_prior, save_prior
+from dd_plugins.priors.train import GENERATORS, TRAINERS, Discriminator, PriorRecipe, SmallAutoEncoder
+from dd_plugins.seeds import make_generator
+from dd_plugins.training import TrainConfig
+
+TINY = {"width": 6, "noise": 4, "style": 5, "steps": 4, "classes": 3, "images": 2}
+SIZES = [(1, 8, 8), (3, 16, 16), (2, 28, 28), (3, 12, 20), (1, 9, 7)]
+
+
+def small(shape=(2, 8, 8), kind="gan", classes=4, **config):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = SmallConfig(image_shape=shape, num_classes=classes, **{"width": 6, "noise": 4, "style": 5, **config})
+        return GENERATORS[kind](config).eval().requires_grad_(False)
+
+
+def styles_of(prior, count=3, seed=0):
+    return prior.sample_styles(torch.arange(count) % prior.num_classes, make_generator(seed))
+
+
+# ---- the contract --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gan", "vae"])
+@pytest.mark.parametrize("shape", SIZES)
+def test_the_small_generators_keep_the_contract(kind, shape):
+    prior = small(shape, kind)
+    check_contract(prior)
+    assert prior(styles_of(prior)).shape == (3, *shape)
+
+
+def test_stages_of_the_small_generator():
+    assert [sides(side) for side in (8, 32, 28, 12, 9)] == [[4, 8], [4, 8, 16, 32], [7, 14, 28], [3, 6, 12], [9]]
+    assert [small((3, side, side)).num_stages for side in (8, 16, 32, 64)] == [4, 6, 8, 10]
+
+
+def test_every_level_decodes_to_the_same_images():
+    prior = small((3, 16, 16))
+    styles = styles_of(prior)
+    images = prior(styles)
+    for level, state in enumerate(prior.states(styles)):
+        torch.testing.assert_close(prior.decode_from(level, state, styles), images, atol=1e-5, rtol=0)
+
+
+def test_styles_behind_a_level_are_dead_and_the_others_are_not():
+    prior = small((3, 16, 16))
+    styles = tuple(style.clone().requires_grad_() for style in styles_of(prior))
+    states = prior.states(styles)
+    for level in range(prior.num_stages):
+        images = prior.decode_from(level, states[level], styles)
+        grads = torch.autograd.grad(images.sum(), styles, allow_unused=True)
+        assert [grad is not None and bool(grad.any()) for grad in grads] == [k >= level for k in range(len(styles))]
+
+
+def test_chunked_gradients_are_the_whole_gradient():
+    prior = small((3, 16, 16))
+    styles, state = styles_of(prior, 7), prior.states(styles_of(prior, 7))[2]
+    upstream = torch.randn(7, 3, 16, 16, generator=make_generator(1))
+    leaf = state.clone().requires_grad_()
+    (whole,) = torch.autograd.grad(prior.decode_from(2, leaf, styles), leaf, upstream)
+    parts = []
+    for rows in torch.arange(7).split(3):
+        part = state[rows].clone().requires_grad_()
+        images = prior.decode_from(2, part, tuple(style[rows] for style in styles))
+        parts.append(torch.autograd.grad(images, part, upstream[rows])[0])
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_mean_styles_are_the_mean_of_samples():
+    prior = small()
+    labels = torch.tensor([2, 0])
+    found = prior.mean_styles(labels, 50, make_generator(3))
+    generator = make_generator(3)
+    for row, label in enumerate(labels):
+        drawn = prior.sample_styles(label.expand(50), generator)
+        for stage in range(prior.num_stages):
+            torch.testing.assert_close(found[stage][row], drawn[stage].mean(0))
+
+
+def test_scales_are_those_of_samples_and_always_the_same():
+    prior = small()
+    styles, states = prior.scales()
+    assert (styles, states) == prior.scales()
+    drawn = prior.sample_styles(torch.arange(64) % 4, make_generator(0))
+    assert states == pytest.approx([float(state.square().mean().sqrt()) for state in prior.states(drawn)])
+    assert styles == pytest.approx(float(drawn[0].square().mean().sqrt()))
+
+
+class Broken(SmallGenerator):
+    """Breaks what it is told to."""
+
+    fault = ""
+
+    def step(self, stage, state, styles):
+        made = super().step(stage, state, styles)
+        if self.fault == "random":
+            made = made + torch.randn(made.shape)
+        if self.fault == "coupled":
+            made = made + made.mean(0, keepdim=True)
+        if self.fault == "detached":
+            made = made.detach() + 0 * state.sum()
+        return made.double().requires_grad_(made.requires_grad) if self.fault == "double" and stage == 1 else made
+
+    def to_pixels(self, state):
+        pixels = super().to_pixels(state.float())
+        return pixels * 2 if self.fault == "range" else pixels
+
+    def sample_styles(self, labels, generator):
+        found = super().sample_styles(labels, generator)
+        return found[1:] if self.fault == "few" else found
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("random", "global random generator"),
+        ("coupled", "depend on their batch"),
+        ("detached", "expected a gradient"),
+        ("range", "pixel values from 0 to 1"),
+        ("few", "expected 4 tensors"),
+        ("training", "evaluation mode"),
+    ],
+)
+def test_what_breaks_the_contract_is_told(fault, told):
+    prior = Broken(SmallConfig(image_shape=(2, 8, 8), num_classes=4, width=6)).eval().requires_grad_(False)
+    prior.fault = fault
+    if fault == "training":
+        prior.train()
+    with pytest.raises(PluginContractError, match=told):
+        check_contract(prior)
+
+
+def test_the_interface_needs_four_methods():
+    with pytest.raises(TypeError, match="abstract"):
+        LayeredGenerator()
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def trainer(kind="gan", **recipe):
+    return TRAINERS[kind](PriorRecipe(kind=kind, **{**TINY, **recipe}), make_real())
+
+
+def weights(made):
+    return torch.cat([value.flatten().double() for value in made.state_dict().values()])
+
+
+@pytest.mark.parametrize("kind", ["gan", "vae"])
+def test_training_is_seeded_and_leaves_the_global_generator_alone(kind):
+    before = torch.get_rng_state()
+    one, two, other = trainer(kind), trainer(kind), trainer(kind, seed=1)
+    for made in (one, two, other):
+        assert made.run()
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(weights(one.exported), weights(two.exported))
+    assert not torch.equal(weights(one.exported), weights(other.exported))
+
+
+@pytest.mark.parametrize("kind", ["gan", "vae"])
+@pytest.mark.parametrize("stopped", [1, 3])
+def test_an_interrupted_training_goes_on_bit_by_bit(kind, stopped):
+    whole, first, second = trainer(kind), trainer(kind), trainer(kind)
+    whole.run()
+    assert not first.run(stop=lambda: first.step >= stopped)
+    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    assert second.run()
+    assert torch.equal(weights(whole.exported), weights(second.exported))
+    assert torch.equal(weights(whole.networks), weights(second.networks))
+
+
+def test_the_export_is_the_moving_average():
+    made = trainer("vae", steps=1, average=0.9)
+    before = weights(made.model)
+    made.run()
+    torch.testing.assert_close(weights(made.exported), 0.9 * before + 0.1 * weights(made.model))
+
+
+def test_what_is_trained_is_the_training_split_alone(monkeypatch):
+    made = trainer("vae")
+    seen = []
+    whole = made.update
+    monkeypatch.setattr(
+        made, "update", lambda images, labels: (seen.append((images, labels)), whole(images, labels))[1]
+    )
+    made.run()
+    train = made.real.spec.denormalize(made.real.train.images()).clamp(0, 1)
+    for images, labels in seen:
+        assert labels.tolist() == sorted(labels.tolist(), key=labels.tolist().index)  # classes in blocks
+        for image, label in zip(images, labels, strict=True):
+            near = (train - image).abs().flatten(1).amax(1)
+            assert near.min() < 1e-6
+            assert made.real.train.labels[near.argmin()] == label
+
+
+def test_the_discriminator_sees_how_alike_the_images_of_a_class_are():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        judge = Discriminator(SmallConfig(image_shape=(2, 8, 8), num_classes=4, width=6), 2).eval()
+    images, labels = torch.rand(4, 2, 8, 8, generator=make_generator(0)), torch.tensor([0, 0, 1, 1])
+    alike = images.clone()
+    alike[1] = alike[0]
+    one, two = judge(images, labels), judge(alike, labels)
+    assert not torch.isclose(one[0], two[0])  # the same image beside another one
+    torch.testing.assert_close(one[2:], two[2:])  # and the other class does not notice
+
+
+def test_an_auto_encoder_learns_its_images():
+    made = trainer("vae", steps=300, width=16, noise=8, style=16, lr=3e-3, average=0.9)
+    real = made.real
+    images, labels = real.spec.denormalize(real.train.images()), real.train.labels
+    prior = made.exported
+    assert isinstance(prior, SmallAutoEncoder)
+
+    def error():
+        with torch.no_grad():
+            return float((prior(prior.encode(images, labels)) - images).abs().mean())
+
+    before = error()
+    made.run()
+    assert error() < 0.7 * before
+
+
+# ---- gates ---------------------------------------------------------------------------------------------------------
+
+
+class Copies(SmallGenerator):
+    """Stands for a perfect prior, or a collapsed one: real images, or the first of each class."""
+
+    def __init__(self, real, collapsed=False):
+        super().__init__(SmallConfig(image_shape=real.spec.image_shape, num_classes=real.spec.num_classes, width=4))
+        self.real, self.collapsed = real, collapsed
+
+    def sample_styles(self, labels, generator):
+        rows = self.real.train.class_rows()
+        chosen = [
+            rows[label][0 if self.collapsed else int(torch.randint(len(rows[label]), (), generator=generator))]
+            for label in labels.tolist()
+        ]
+        return (torch.stack(chosen)[:, None],) * 4
+
+    def begin(self, styles):
+        return self.real.spec.denormalize(self.real.train.images(styles[0][:, 0]))
+
+    def step(self, stage, state, styles):
+        return state
+
+    def to_pixels(self, state):
+        return state
+
+
+def measured(collapsed=False):
+    real = make_real(count=40)
+    config = TrainConfig(epochs=12, lr=0.05, augmentation="none", batch_size=32)
+    return measure(Copies(real, collapsed), real, Factory(real), train=config)
+
+
+def test_real_images_pass_and_collapse_does_not():
+    good, bad = measured(), measured(collapsed=True)
+    assert good.spread == pytest.approx(1, abs=0.1)
+    assert good.accuracy > 0.8 * good.real_accuracy
+    assert bad.spread == 0
+    assert any("spread within classes 0.00 is outside 0.7 to 1.3" in why for why in bad.failed())
+
+
+def test_gates_tell_what_failed_with_figures():
+    assert Gates(0.9, 1.0, 1.0, 0.8, 4).failed() == []
+    told = "; ".join(Gates(0.5, 0.9, 1.4, 0.2, 2).failed())
+    for part in ("0.500 is below 0.8 x 0.900", "1.40 is outside", "0.200 is below 0.75 x 0.900", "2 stages"):
+        assert part in told
+
+
+def test_spread_within_classes_is_the_root_of_the_mean_variance():
+    images, labels = torch.randn(12, 2, 3, 3, generator=make_generator(0)), torch.arange(12) % 3
+    variances = [images[labels == label].var(0, unbiased=False).mean() for label in range(3)]
+    assert within_class(images, labels) == pytest.approx(float(sum(variances) / 3) ** 0.5)
+
+
+# ---- on disk -------------------------------------------------------------------------------------------------------
+
+
+def saved(path, kind="gan", shape=(2, 8, 8), classes=4):
+    prior = small(shape, kind, classes)
+    save_prior(path, prior, kind, prior.config, {"gates": Gates(0.9, 1.0, 1.0, 0.8, 4).to_dict()})
+    return prior
+
+
+@pytest.mark.parametrize("kind", ["gan", "vae"])
+def test_a_prior_comes_back_from_its_files(kind, tmp_path):
+    prior, real = saved(tmp_path, kind), make_real()
+    found = load_prior(tmp_path, real.spec)
+    assert torch.equal(found.generator(styles_of(prior)), prior(styles_of(prior)))
+    assert not found.generator.training
+    assert found.gates.accuracy == 0.9
+    assert found.prior().sha256 == found.about["sha256"]
+    assert found.prior().elements == sum(p.numel() for p in prior.parameters())
+    check_contract(found.generator)
+
+
+def cut(path):
+    file = path / "prior.safetensors"
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def other_weights(path):
+    file = path / "prior.safetensors"
+    save_file({name: value + 1 for name, value in load_file(file).items()}, file)
+
+
+def forget(path, **change):
+    file = path / "prior.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (cut, "its sha256 is"),
+        (other_weights, "its sha256 is"),
+        (lambda path: (path / "prior.safetensors").unlink(), "prior.safetensors"),
+        (lambda path: (path / "prior.json").unlink(), "no prior there"),
+        (lambda path: (path / "prior.json").write_text("{"), "no description of a prior"),
+        (lambda path: forget(path, kind="code"), "no description of a prior"),
+        (lambda path: forget(path, config={"width": -1}), "no description of a prior"),
+        (lambda path: forget(path, config={"image_shape": [2, 8, 8], "num_classes": 4, "width": 8}), "does not hold"),
+    ],
+)
+def test_damaged_priors_are_refused_in_one_line(damage, told, tmp_path):
+    saved(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(DataError, match=told) as caught:
+        load_prior(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"classes": 5}, {"shape": (1, 8, 8)}, {"shape": (2, 16, 16)}])
+def test_priors_of_other_classes_or_sizes_are_refused(change, tmp_path):
+    saved(tmp_path, **change)
+    with pytest.raises(DataError, match="made-up has 4 classes and images of"):
+        load_prior(tmp_path, make_real().spec)
+
+
+def test_a_wrong_sha256_is_refused(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(DataError, match="but 00 was expected"):
+        load_prior(tmp_path, sha256="00")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    prior = small()
+    with torch.no_grad():
+        prior.output.bias[0] = float("nan")
+    save_prior(tmp_path, prior, "gan", prior.config, {})
+    with pytest.raises(DataError, match="NaN"):
+        load_prior(tmp_path)
+
+
+def test_nothing_is_ever_unpickled(tmp_path, monkeypatch):
+    saved(tmp_path)
+    (tmp_path / "prior.safetensors").write_bytes(pickle.dumps({"weights": 1}))
+    monkeypatch.setattr(pickle, "load", lambda *_: pytest.fail("unpickled"))
+    monkeypatch.setattr(pickle, "loads", lambda *_: pytest.fail("unpickled"))
+    with pytest.raises(DataError):
+        load_prior(tmp_path)
