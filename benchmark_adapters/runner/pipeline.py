@@ -22,7 +22,7 @@ from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.prune import check_pruning, prune
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, load_stored, read_record_file, write_json
-from benchmark_adapters.runner.system import interruptible, peak_memory_mib, versions
+from benchmark_adapters.runner.system import forget_peak, interruptible, peak_memory_mib, versions
 from dd_plugins import registry
 from dd_plugins.api import (
     Context,
@@ -166,6 +166,7 @@ def small_images(real: RealData) -> bool:
 def _condense(
     config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
 ) -> None:
+    forget_peak(options.device)
     condensation = start_condensation(config, real, options, reporter, folder, run_id)
     container, objective = condensation.parameterization, condensation.objective
     for line in (container.describe(), idle_rate(config, container), lent_settings(config)):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 
 import torch
 
 from dd_plugins.api import UsageError
+
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -37,11 +41,25 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory taken so far: of the device on a GPU, of the process on the CPU."""
+    """The most memory taken since the last `forget_peak`: of the device on a GPU, of the process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    try:
+        (line,) = [text for text in _STATUS.read_text().splitlines() if text.startswith("VmHWM")]
+        return float(line.split()[1]) / 2**10
+    except (OSError, ValueError):  # not on Linux
+        scale = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begins anew to look for the most memory, so that one run of many has a figure of its own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError, AttributeError):  # elsewhere than on Linux with glibc the peak is that of the process
+        ctypes.CDLL(None).malloc_trim(0)
+        _CLEAR_REFS.write_text("5")
 
 
 def versions() -> dict[str, str]:
