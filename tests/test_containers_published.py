@@ -802,7 +802,19 @@ def test_other_containers_files_are_refused(saved):
 def test_images_that_share_storage_cannot_be_dropped(kind):
     container = make_published(kind)
     images, counts = container.decode(), container.counts
-    with pytest.raises(UsageError, match="cannot drop single images"):
+    told = {"idc": "dropping single tiles saves no storage", "haba": "cannot drop single images"}
+    with pytest.raises(UsageError, match=told[kind]):
         container.keep(torch.arange(1, len(container.labels)))
     assert container.counts == counts
     assert torch.equal(container.decode(), images)
+
+
+def test_idc_drops_whole_stored_images():
+    container = make_published("idc")
+    images, units = container.decode(), container.units()
+    kept = torch.nonzero(units != units[0]).flatten()
+    before = container.storage().elements
+    container.keep(kept)
+    assert torch.equal(container.decode(), images[kept])
+    assert container.storage().elements == before - container.images[0].numel()
+    assert container.units().unique().tolist() == list(range(len(container.images)))

@@ -10,7 +10,11 @@ from dd_plugins.api import DDPluginsError
 
 EXPERTS = ["objective.experts=2", "objective.training_epochs=2", "objective.expert_epochs=1"]
 EXPERTS += ["objective.max_start_epoch=1", "objective.syn_steps=2", "data.zca=false"]
+PRIOR = ["parameterization.allow_weak_prior=true", "parameterization.samples=8", "parameterization.recipe.steps=4"]
+PRIOR += ["parameterization.recipe.width=6", "parameterization.recipe.kind=vae"]
 OWN = {
+    "glad": PRIOR,
+    "h-pd": PRIOR,
     "mtt": EXPERTS,
     "haba": EXPERTS,
     "rtp": ["objective.unroll=2"],

@@ -199,6 +199,7 @@ def _condense(
         cpu_seconds=round(condensation.cpu_seconds, 2),
         prepare_seconds=round(condensation.prepare_seconds, 2),
         learned=objective.learned(),
+        priors=[asdict(prior) for prior in container.priors()],
         peak_memory_mib=round(peak_memory_mib(options.device), 1),
         losses=_thinned(condensation.losses),
     )
@@ -280,7 +281,7 @@ def make_record(config: RunConfig, real: RealData, run_id: str, folder: RunFolde
             "bytes": ledger.nbytes,
             "budget": StorageBudget.for_ipc(real.spec, config.ipc).elements,
             "ledger": [asdict(entry) for entry in ledger.entries],
-            "priors": [asdict(prior) for prior in stored.priors()],
+            "priors": folder.stages().get("condense", {}).get("priors", []),
         },
         "images_per_class": list(stored.counts),
         "condensation": folder.stages().get("condense", {}),

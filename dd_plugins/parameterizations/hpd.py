@@ -69,7 +69,6 @@ class HPD(Parameterization):
         allow_weak_prior: bool = Field(False, description="take a prior that fails its gates")
         prior_sha256: str = Field("", description="of the prior's weights; noted when a set is stored")
         prior_elements: int = Field(0, ge=0, description="of the prior; noted when a set is stored")
-        prior_seconds: float = Field(0.0, ge=0, description="of the prior's training; noted when a set is stored")
 
     config: Config
 
@@ -81,6 +80,7 @@ class HPD(Parameterization):
         """Allocates ``images``: float, ``(N, C, H, W)``, model space."""
         self.images = nn.Parameter(torch.zeros(num_images, *self.data.image_shape))
         self._prior: tuple[LayeredGenerator, ...] = ()  # no submodule: it is not stored
+        self._prior_seconds = 0.0  # not stored either: the file of a set depends on no clock
         self._judge: ClassRelevantDistance | None = None
         self._scales: tuple[float, list[float]] = (1.0, [])
         self._level: int | None = None  # None: the pixels are what is learned, or done
@@ -111,9 +111,9 @@ class HPD(Parameterization):
             update={
                 "prior_sha256": stored.about["sha256"],
                 "prior_elements": stored.prior().elements,
-                "prior_seconds": float(stored.about.get("seconds", 0)),
             }
         )
+        self._prior_seconds = float(stored.about.get("seconds", 0))
         if config.select == "crfd":
             judge = find_judge(real, context.network, context.make_network, context.cache)
             self._judge = ClassRelevantDistance(judge, real)
@@ -142,7 +142,7 @@ class HPD(Parameterization):
             return ()
         where = self.config.prior or f"trained here ({self.config.recipe.kind})"
         config = self.config
-        return (Prior(where, config.prior_sha256, config.prior_elements, "trained here", config.prior_seconds),)
+        return (Prior(where, config.prior_sha256, config.prior_elements, "trained here", self._prior_seconds),)
 
     # ---- stages -----------------------------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class HPD(Parameterization):
             return ""
         config = self.config
         names = ", ".join(stage.name for stage in self.stages())
-        return f"h-pd: {names}; prior of {config.prior_elements:,} elements, trained in {config.prior_seconds:.0f} s"
+        return f"h-pd: {names}; prior of {config.prior_elements:,} elements, trained in {self._prior_seconds:.0f} s"
 
 
 class GLaD(HPD):
