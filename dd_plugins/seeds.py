@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from torch import Generator
 
 
@@ -37,3 +40,15 @@ def make_generator(seed: int) -> Generator:
         The seeded generator.
     """
     return Generator().manual_seed(seed)  # the one place that seeds (noqa: seed)
+
+
+@contextmanager
+def seeded_layers(seed: int) -> Iterator[None]:
+    """Within it layers are initialised from ``seed``, on the CPU; the global generator is put back afterwards.
+
+    The one place that seeds a global generator: layers can draw their weights from nowhere else. It is the CPU's alone,
+    because torch.manual_seed would also re-seed every GPU, which fork_rng does not restore here.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -264,7 +264,7 @@ def make_record(config: RunConfig, real: RealData, run_id: str, folder: RunFolde
     if config.pruning is not None:
         name = f"{name}, {config.pruning.name}"
     elif config.over_budget:
-        name = f"{name}, {config.over_budget:.0%} over budget"
+        name = f"{name}, {100 * config.over_budget:g}% over budget"
     return {
         "id": run_id,
         "name": name,

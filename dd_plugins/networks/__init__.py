@@ -11,6 +11,7 @@ from torch import nn
 from dd_plugins import registry
 from dd_plugins.api.config import PluginConfig
 from dd_plugins.api.network import Network
+from dd_plugins.seeds import seeded_layers
 
 __all__ = ["build_network", "count_parameters", "instance_norm", "plain_layers", "stem_map", "stem_padding"]
 
@@ -52,10 +53,7 @@ def build_network(
         torch.Size([2, 10])
     """
     network_class = registry.load("network", name)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # The one place that seeds a global generator: layers can draw their weights from nowhere else. It is the
-        # CPU's alone, because torch.manual_seed would also re-seed every GPU, which fork_rng does not restore here.
-        torch.default_generator.manual_seed(seed)
+    with seeded_layers(seed):
         network: Network = network_class(image_shape, num_classes, config)
     return network.to(device)
 

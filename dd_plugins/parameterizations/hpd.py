@@ -38,6 +38,7 @@ from dd_plugins.priors.distance import ClassRelevantDistance, find_judge
 from dd_plugins.priors.find import admit, find_prior
 from dd_plugins.priors.store import load_prior
 from dd_plugins.priors.train import PriorRecipe
+from dd_plugins.seeds import make_generator
 
 logger = logging.getLogger(__name__)
 PIXELS = "pixels"
@@ -178,7 +179,7 @@ class HPD(Parameterization):
         """Goes on from the best candidate of the stage before; images stay what they are."""
         fresh = not self._begun
         if fresh:  # a run that goes on: shapes now, values from its checkpoint
-            zeros = self.prior.sample_styles(self.labels, torch.Generator().manual_seed(0))
+            zeros = self.prior.sample_styles(self.labels, make_generator(0))
             self._begin(tuple(torch.zeros_like(style) for style in zeros))
         elif self._of_stage:
             self._take_candidate()

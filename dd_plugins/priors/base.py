@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dd_plugins.api import PluginContractError
+from dd_plugins.seeds import make_generator
 
 SCALE_SAMPLES = 64
 Styles = tuple[Tensor, ...]  # one tensor a stage, float ``(N, d)``; d may be 0 where a stage takes none
@@ -95,7 +96,7 @@ class LayeredGenerator(nn.Module, ABC):
         Learning rates and clipping are relative to them.
         """
         labels = torch.arange(SCALE_SAMPLES, device=next(self.parameters()).device) % self.num_classes
-        styles = self.sample_styles(labels, torch.Generator().manual_seed(0))
+        styles = self.sample_styles(labels, make_generator(0))
         filled = [style for style in styles if style.numel()]
         of_styles = float(torch.cat([style.flatten() for style in filled]).square().mean().sqrt()) if filled else 1.0
         return of_styles, [float(state.square().mean().sqrt()) for state in self.states(styles)]
@@ -130,7 +131,7 @@ def check_contract(prior: LayeredGenerator, seed: int = 0, count: int = 3, toler
     labels = (torch.arange(count) % prior.num_classes).to(device)
 
     def draw() -> Styles:
-        return prior.sample_styles(labels, torch.Generator().manual_seed(seed))
+        return prior.sample_styles(labels, make_generator(seed))
 
     if prior.training or any(p.requires_grad for p in prior.parameters()):
         refuse("expected evaluation mode and frozen parameters")

@@ -25,7 +25,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from dd_plugins.api import DivergedError, PluginConfig, RealData
 from dd_plugins.priors.base import Styles
 from dd_plugins.priors.small import SLOPE, SmallConfig, SmallGenerator, sides
-from dd_plugins.seeds import make_generator, seed_for
+from dd_plugins.seeds import make_generator, seed_for, seeded_layers
 
 Kind = Literal["gan", "vae"]
 
@@ -66,8 +66,7 @@ class Trainer(ABC):
             noise=recipe.noise,
             style=recipe.style,
         )
-        with torch.random.fork_rng(devices=[]):  # torch initialises layers from its own generator
-            torch.manual_seed(seed_for("prior weights", recipe.seed))
+        with seeded_layers(seed_for("prior weights", recipe.seed)):
             self.networks = nn.ModuleDict(self.build()).to(real.device)
             self.exported = self.make().to(real.device)
         self.exported.load_state_dict(self.model.state_dict())
