@@ -72,7 +72,7 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                 seen.append(_Member(record["condensation"], tuple(entry["trials"])))
             elif all(entry.get("seed") != member.seed for member in seen):  # many runs share one yardstick
                 seen.append(_Member({}, tuple(entry["trials"]), entry.get("seed")))
-    ordered = sorted(groups.items(), key=lambda item: (*item[0][:4], int(item[0][1]), item[0][4], _time(item[1])))
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0], int(item[0][1]), *item[0][2:5], _time(item[1])))
     return [_row(key, members) for key, members in ordered]
 
 
