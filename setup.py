@@ -38,6 +38,7 @@ PLUGINS = {
         "digits = dd_plugins.datasets.digits:Digits",
         "fashion-mnist = dd_plugins.datasets.torchvision_sets:FashionMnist",
         "folder = dd_plugins.datasets.folder:ImageFolder",
+        "imagenet = dd_plugins.datasets.imagenet:ImageNetSubset",
         "mnist = dd_plugins.datasets.torchvision_sets:Mnist",
         "parquet = dd_plugins.datasets.parquet:Parquet",
         "svhn = dd_plugins.datasets.torchvision_sets:Svhn",
@@ -49,6 +50,7 @@ PLUGINS = {
         "densenet121 = dd_plugins.networks.densenet:DenseNet121",
         "resnet18 = dd_plugins.networks.resnet:ResNet18",
         "vgg11 = dd_plugins.networks.vgg:VGG11",
+        "vit = dd_plugins.networks.vit:ViT",
     ],
     "dd_plugins.pruning": [
         "aum = dd_plugins.pruning.strategies:AUM",
@@ -62,7 +64,8 @@ PLUGINS = {
     "console_scripts": ["dd-bench = benchmark_adapters.cli.main:run"],
 }
 
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "aum>=1.0.2"]
+DIFFUSERS = ["diffusers>=0.30"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "aum>=1.0.2", *DIFFUSERS]
 LINT = ["ruff>=0.9", "mypy>=1.13", "import-linter>=2.1", "types-PyYAML"]
 
 setup(
@@ -94,7 +97,7 @@ setup(
         "pillow>=10",
         "pyarrow>=15",
     ],
-    extras_require={"test": TEST, "lint": LINT, "dev": [*TEST, *LINT, "tox>=4.20"]},
+    extras_require={"diffusers": DIFFUSERS, "test": TEST, "lint": LINT, "dev": [*TEST, *LINT, "tox>=4.20"]},
     entry_points=PLUGINS,
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -43,6 +43,13 @@ class SyntheticFileError(UsageError):
     """A stored synthetic set is missing, truncated, or not one of ours."""
 
 
+class MissingExtraError(UsageError):
+    """Something needs a package that comes with an extra only."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra {extra}: pip install 'dd-plugins[{extra}]'")
+
+
 class BudgetTooSmall(UsageError):
     """Not one image per class of this parameterization fits into the storage budget."""
 

@@ -122,6 +122,47 @@ def test_assignments_for_all_and_for_one():
         contenders(["dm"], ["mtt:objective.experts=3"])
 
 
+def test_a_method_takes_part_twice_under_labels():
+    found = contenders(["dm", "glad/0", "glad/3"], ["steps=3", "glad/3:parameterization.levels=[3]"])
+    assert [one.name for one in found] == ["dm", "glad/0", "glad/3"]
+    assert [one.flags["method"] for one in found] == ["dm", "glad", "glad"]
+    assert [one.assignments for one in found][1:] == [("steps=3",), ("steps=3", "parameterization.levels=[3]")]
+    with pytest.raises(UsageError, match="dm: takes part twice; METHOD/LABEL tells them apart"):
+        contenders(["dm", "glad", "dm"], [])
+
+
+def test_other_networks_have_their_mean_beside():
+    records = {"a": [record("a", 0, (0.3, 0.5)), record("a", 1, (0.5, 0.5))]}
+    for run in records["a"]:
+        for name, trials in (("x", (0.1, 0.3)), ("y", (0.3, 0.4))):
+            shift = 0.1 * run["config"]["seed"]
+            score = {"protocol": "dsa", "protocol_hash": name, "network": name}
+            run["scores"].append({**score, "trials": [t + shift for t in trials]})
+            run["yardsticks"].append({**run["yardsticks"][0], **score, "trials": trials})
+    found = comparison.entries(records, PROTOCOL, ("x", "y"))
+    assert found[1].across == {0: pytest.approx((0.2, 0.35)), 1: pytest.approx((0.3, 0.45))}
+    assert found[0].across == {seed: pytest.approx((0.2, 0.35)) for seed in (0, 1)}
+    header, rows = comparison.with_across(comparison.HEADER, comparison.rows(found, PROTOCOL), found, 2)
+    cells = dict(zip(header, rows[1], strict=True))
+    half = stats.t.ppf(0.975, 1) * stats.sem([27.5, 37.5])
+    assert cells["mean of 2 networks %"] == f"32.5 +- {half:.1f}"
+    assert cells["accuracy %"].startswith("45.0 +- ")
+
+
+def test_compare_scores_every_set_across_networks(tmp_path, capsys):
+    words = ["compare", "--methods", "dm,dm/still", "--dataset", "digits", "--ipc", "1", "--format", "csv"]
+    words += [word for text in (*TINY, "dm/still:steps=0", "protocol.trials=2") for word in ("--set", text)]
+    words += ["--across", "convnet,alexnet", "--out", str(tmp_path)]
+    for _ in range(2):  # the second time everything is there
+        code = command(*words)
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        rows = list(csv.DictReader(out.splitlines()))
+        assert [row["method"] for row in rows] == ["random real", "dm", "dm/still"]
+        assert all(row["mean of 2 networks %"] for row in rows)
+    assert "evaluate" not in err
+
+
 def test_matrix_is_every_pair():
     assert [c.name for c in matrix(["a", "b"], ["x", "y"], [])] == ["a + x", "a + y", "b + x", "b + y"]
 

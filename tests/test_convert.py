@@ -3,88 +3,24 @@
 import io
 import json
 import pickle
-import sys
-import types
-from collections import OrderedDict
 
 import numpy
 import pytest
 import torch
+from persistence import modules, persistent
 from safetensors.torch import load_file
 
 from dd_plugins.api import DataError
 from dd_plugins.priors.convert import convert
 
-SOURCE = "import pathlib\npathlib.Path({mark!r}).write_text('ran')\nclass Generator:\n    pass\n"
-
-
-class EasyDict(dict):
-    """As dnnlib's."""
-
-
-@pytest.fixture
-def modules(monkeypatch):
-    """The modules that such pickles name; they exist while one is written, and nowhere else."""
-    made = {
-        name: types.ModuleType(name) for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util")
-    }
-
-    def reconstruct(meta):
-        raise AssertionError("reconstructed")
-
-    reconstruct.__module__, reconstruct.__qualname__ = "torch_utils.persistence", "_reconstruct_persistent_obj"
-    made["torch_utils.persistence"]._reconstruct_persistent_obj = reconstruct
-    EasyDict.__module__, EasyDict.__qualname__ = "dnnlib.util", "EasyDict"
-    made["dnnlib.util"].EasyDict = EasyDict
-    for name, module in made.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    return made
-
-
-class Persistent:
-    """Pickles itself as an object of StyleGAN's persistence does."""
-
-    def __init__(self, meta, modules):
-        self.meta, self.reconstruct = meta, modules["torch_utils.persistence"]._reconstruct_persistent_obj
-
-    def __reduce__(self):
-        return self.reconstruct, (EasyDict(self.meta),)
-
-
-class LegacyTensor:
-    """Pickles a tensor through its storage's bytes, as pickles outside of torch.save do."""
-
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-    def __reduce__(self):
-        return torch._utils._rebuild_tensor_v2, (
-            torch.storage.TypedStorage(
-                wrap_storage=self.tensor.untyped_storage(), dtype=self.tensor.dtype, _internal=True
-            ),
-            0, tuple(self.tensor.shape), self.tensor.stride(), False, OrderedDict(),
-        )  # fmt: skip
+__all__ = ["modules"]
 
 
 def generator(modules, mark, tensors):
-    def module(class_name, parameters=None, children=None, **values):
-        state = {
-            "_parameters": OrderedDict(parameters or {}),
-            "_buffers": OrderedDict(),
-            "_modules": OrderedDict(children or {}),
-            "training": False,
-            **values,
-        }
-        return Persistent(
-            {"type": "class", "version": 6, "module_src": SOURCE.format(mark=str(mark)), "class_name": class_name,
-             "state": state},
-            modules,
-        )  # fmt: skip
-
-    layer = module("SynthesisLayer", {"weight": LegacyTensor(tensors["synthesis.L0.weight"])}, in_channels=4)
-    synthesis = module("SynthesisNetwork", {}, {"L0": layer}, layer_names=["L0"])
-    mapping = module("MappingNetwork", {"bias": LegacyTensor(tensors["mapping.bias"])}, w_dim=8)
-    return module("Generator", {}, {"synthesis": synthesis, "mapping": mapping}, z_dim=64)
+    layer = persistent(modules, mark, "SynthesisLayer", {"weight": tensors["synthesis.L0.weight"]}, in_channels=4)
+    synthesis = persistent(modules, mark, "SynthesisNetwork", {}, {"L0": layer}, layer_names=["L0"])
+    mapping = persistent(modules, mark, "MappingNetwork", {"bias": tensors["mapping.bias"]}, w_dim=8)
+    return persistent(modules, mark, "Generator", {}, {"synthesis": synthesis, "mapping": mapping}, z_dim=64)
 
 
 def tensors():

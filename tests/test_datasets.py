@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dd_plugins.api import DataError, Dataset, RawData, Split, UnknownPluginError, UsageError
+from dd_plugins.api import ConfigError, DataError, Dataset, RawData, Split, UnknownPluginError, UsageError
 from dd_plugins.datasets import build_real_data, load_dataset
 from dd_plugins.datasets.build import channel_statistics, hold_out
+from dd_plugins.datasets.imagenet import SUBSETS
 from dd_plugins.seeds import make_generator
 
 NAMES = ("ant", "bee", "cat")
@@ -538,3 +539,71 @@ def test_real_cifar10(tmp_path):
         assert torch.bincount(split.labels).tolist() == [count] * 10
     mean, _ = channel_statistics(real.train.pixels[:50_000])
     np.testing.assert_allclose(mean, real.spec.mean, atol=0.005)
+
+
+# ---- some classes of many --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_some_classes_alone_and_in_another_order(tmp_path, kind):
+    folder = write_both(tmp_path / "made")
+    whole, some = load(f"{kind}:{folder}", tmp_path), load(f"{kind}:{folder}", tmp_path, config={"classes": [2, 0]})
+    assert some.class_names == ("cat", "ant")
+    assert some.spec.num_classes == 2
+    assert some.spec.fingerprint != whole.spec.fingerprint
+    for new, old in enumerate((2, 0)):
+        for split in ("test", "train"):
+            one, other = getattr(some, split), getattr(whole, split)
+            found = one.pixels[one.index[one.class_rows()[new]]].flatten(1)
+            expected = other.pixels[other.index[other.class_rows()[old]]].flatten(1)
+            if split == "test":  # of train, other images may be held out
+                assert torch.equal(found, expected)
+            else:
+                assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize("classes", [[0, 3], [1, 1], [-1, 0]])
+def test_classes_that_are_none_are_told(tmp_path, classes):
+    folder = write_both(tmp_path / "made")
+    with pytest.raises(ConfigError, match=r"data\.classes = .*expected different classes from 0 to 2"):
+        load(f"folder:{folder}", tmp_path, config={"classes": classes})
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """A thousand classes' folders, with images in those of imagenette alone."""
+    for number in range(1000):
+        for split in ("train", "val"):
+            (tmp_path / "root" / "imagenet" / split / f"n{number:08}").mkdir(parents=True)
+    for label, number in enumerate(SUBSETS["imagenette"]):
+        for split, count in (("train", 3), ("val", 2)):
+            for row, image in enumerate(make_images(count, label, (20, 30, 3))):
+                path = tmp_path / "root" / "imagenet" / split / f"n{number:08}" / f"{row}.JPEG"
+                path.write_bytes(encode(image, "JPEG"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("config", "side"), [({}, 128), ({"size": 16}, 16)])
+def test_a_subset_of_imagenet(imagenet, config, side):
+    real = load("imagenet:imagenette", imagenet, config=config)
+    assert real.spec.name == "imagenette"
+    assert real.spec.image_shape == (3, side, side)
+    assert real.spec.mean == (0.485, 0.456, 0.406)
+    assert real.class_names[:2] == ("n00000000", "n00000217")
+    assert len(real.train) + len(real.validation) == 30
+    assert real.test.labels.bincount().tolist() == [2] * 10
+
+
+def test_what_is_no_subset_or_no_imagenet_is_told(imagenet):
+    with pytest.raises(UsageError, match=r"no such subset; there are imagenet-a, .*imagecats"):
+        load("imagenet:nette", imagenet)
+    with pytest.raises(DataError, match=r"imagenet: not found; expected .*train/<wnid> and"):
+        load_dataset("imagenet:imagewoof", imagenet / "elsewhere")
+    (imagenet / "root" / "imagenet" / "train" / "n00000500").rmdir()
+    with pytest.raises(DataError, match=r"expected the folders of all 1000 classes.*found 999"):
+        load("imagenet:imagenette", imagenet)
+
+
+def test_subsets_have_ten_different_classes_each():
+    assert all(len(set(numbers)) == 10 and max(numbers) < 1000 for numbers in SUBSETS.values())
+    assert len(SUBSETS) == 10

@@ -281,6 +281,34 @@ def test_unknown_networks_are_named():
         build_network("convnt", RGB, 10, seed=0)
 
 
-def test_five_networks_are_built_in():
-    assert BUILT_IN == ["alexnet", "convnet", "densenet121", "resnet18", "vgg11"]
+@pytest.mark.parametrize(
+    ("side", "patch", "tokens"), [(8, 1, 64), (28, 4, 49), (32, 4, 64), (64, 8, 64), (128, 16, 64)]
+)
+def test_patches_of_the_transformer(side, patch, tokens):
+    network = on_meta("vit", {}, (3, side, side), 10)
+    assert network.features.project.kernel_size == (patch, patch)
+    assert network.features.encoder.pos_embedding.shape == (1, tokens + 1, 512)
+    block = 2 * (2 * 512) + 4 * 512 * 512 + 4 * 512 + 2 * (512 * 512 + 512)  # norms, attention, perceptron
+    around = 3 * patch**2 * 512 + 512 + 512 + (tokens + 1) * 512 + 2 * 512 + 512 * 10 + 10
+    assert count_parameters(network) == 6 * block + around
+
+
+def test_the_transformer_draws_nothing_when_it_runs_and_pads_with_zeros():
+    network = build_network("vit", (1, 7, 9), 3, {"width": 16, "heads": 2, "depth": 1, "patch": 4}, seed=0)
+    images, before = noise(2, 1, 7, 9), torch.get_rng_state()
+    logits = network(images)
+    assert torch.equal(before, torch.get_rng_state())
+    wide = torch.zeros(2, 1, 8, 12)
+    wide[:, :, :7, :9] = images
+    patches = nn.functional.unfold(wide, 4, stride=4).transpose(1, 2)  # an independent way to cut patches
+    project = network.features.project
+    tokens = patches @ project.weight.flatten(1).T + project.bias
+    whole = torch.cat([network.features.token.expand(2, -1, -1), tokens], dim=1)
+    torch.testing.assert_close(network.classifier(network.features.encoder(whole)[:, 0]), logits)
+    with pytest.raises(ConfigError, match="3 heads do not divide a width of 16"):
+        build_network("vit", (1, 8, 8), 3, {"width": 16, "heads": 3}, seed=0)
+
+
+def test_six_networks_are_built_in():
+    assert BUILT_IN == ["alexnet", "convnet", "densenet121", "resnet18", "vgg11", "vit"]
     assert all(issubclass(registry.load("network", name), Network) for name in BUILT_IN)

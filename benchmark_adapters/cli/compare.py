@@ -32,7 +32,11 @@ EPILOG = """
 
 `dd-bench compare --matrix --params pixel,idc,rtp,hmn --objectives dc,dm,idc --dataset digits --ipc 5`
 
-A `--set` with the name of a method before a colon holds for that method alone. Runs that are there are reused; a
+`dd-bench compare --methods dm,glad/0,glad/3,h-pd --set glad/0:parameterization.levels=[0]`
+`--set glad/3:parameterization.levels=[3] --across alexnet,vgg11,resnet18,vit`
+
+`METHOD/LABEL` is a method once more, with settings of its own. A `--set` with the name of a method before a colon
+holds for that method alone. Runs that are there are reused; a
 failing method does not stop the others, and the exit code is 1 then.
 """
 BASELINES = "dc,dsa,dm,cafe,mtt,idc,haba,rtp,hmn"
@@ -65,6 +69,13 @@ def compare(
     runs: Annotated[
         int, typer.Option(min=1, help="Condensations of each method, with seeds 0, 1, ...", rich_help_panel=RUN_PANEL)
     ] = 1,
+    across: Annotated[
+        str,
+        typer.Option(
+            help="Networks that every set is scored on too, joined by commas; the table has their mean.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = "",
     trials: Annotated[
         int | None, typer.Option(min=1, help="Networks trained on each set.", rich_help_panel=RUN_PANEL)
     ] = None,
@@ -108,17 +119,19 @@ def compare(
     options = Options(out, choose_device(device), data_root, chunk_size=chunk)
     shared = {"dataset": dataset, "ipc": ipc, "protocol": protocol}
     try:
-        found = runner.compare(taking_part, shared, runs, options, Reporter(console))
+        found = runner.compare(taking_part, shared, runs, options, Reporter(console), across=_names(across))
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from None
     scored = next(iter(found.configs.values())).protocol
-    entries = report.entries(found.records, scored)
+    entries = report.entries(found.records, scored, found.across)
     header: Sequence[str] = report.HEADER
     rows: Sequence[Sequence[str]]
     if matrix:
         header, rows = matrix_table(entries, _names(params), _names(objectives), found.failures)
     else:
         rows = report.rows(entries, scored, baseline)
+        if found.across:
+            header, rows = report.with_across(header, rows, entries, len(found.across))
     if output is Format.table:
         console.print(comparison_table(header, rows, scored.name))
     else:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from benchmark_adapters.cli import compare as compare_command
+from benchmark_adapters.cli import convert_prior as convert_prior_command
 from benchmark_adapters.cli import eval as eval_command
 from benchmark_adapters.cli import experts as experts_command
 from benchmark_adapters.cli import listing, show
@@ -50,6 +51,7 @@ app.command("compare", epilog=compare_command.EPILOG)(compare_command.compare)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
 app.command("experts", epilog=experts_command.EPILOG)(experts_command.experts)
 app.command("train-prior", epilog=train_prior_command.EPILOG)(train_prior_command.train_prior)
+app.command("convert-prior", epilog=convert_prior_command.EPILOG)(convert_prior_command.convert_prior)
 app.command("plot", epilog=plot_command.EPILOG)(plot_command.plot)
 app.command("profile", epilog=profile_command.EPILOG)(profile_command.profile)
 app.command("prune", epilog=prune_command.EPILOG)(prune_command.prune)

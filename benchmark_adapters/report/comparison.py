@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -33,6 +33,7 @@ class Entry:
         prepare_seconds: Time of the objective's one-off work in each run; shared work, such as experts, falls to the
             first run that needs it.
         peaks: Peak memory of each run, MiB.
+        across: For each seed the means of its trials over other networks.
     """
 
     name: str
@@ -41,17 +42,22 @@ class Entry:
     seconds: tuple[float, ...] = ()
     prepare_seconds: tuple[float, ...] = ()
     peaks: tuple[float, ...] = ()
+    across: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
 
-def entries(records: Mapping[str, Sequence[Mapping[str, Any]]], protocol: Protocol) -> list[Entry]:
+def entries(
+    records: Mapping[str, Sequence[Mapping[str, Any]]], protocol: Protocol, across: Sequence[str] = ()
+) -> list[Entry]:
     """Rows for every method, and for the random real subsets that were scored beside them.
 
     Args:
         records: For each method the records of its runs.
         protocol: Scores of other protocols are left out.
+        across: Hashes of protocols, whose mean stands in a column of its own.
     """
     made = []
     random: dict[int, tuple[float, ...]] = {}
+    random_across: dict[int, tuple[float, ...]] = {}
     shown: Mapping[str, Any] | None = None
     for name, runs in records.items():
         trials = {int(r["config"]["seed"]): _trials(r["scores"], protocol) for r in runs}
@@ -65,16 +71,20 @@ def entries(records: Mapping[str, Sequence[Mapping[str, Any]]], protocol: Protoc
                 tuple(float(r["condensation"]["seconds"]) + r.get("pruning", {}).get("prune_seconds", 0) for r in runs),
                 tuple(float(r["condensation"].get("prepare_seconds", 0)) for r in runs),
                 tuple(float(r["condensation"]["peak_memory_mib"]) for r in runs),
+                {int(r["config"]["seed"]): _across(r["scores"], across) for r in runs} if across else {},
             )
         )
         for record in runs:
+            subsets = [y for y in record["yardsticks"] if y["name"] == RANDOM]
+            if across and {*across} <= {y["protocol_hash"] for y in subsets}:
+                random_across.setdefault(int(record["config"]["seed"]), _across(subsets, across))
             for yardstick in record["yardsticks"]:
                 if yardstick["name"] == RANDOM and yardstick["protocol_hash"] == protocol.hash:
                     # A data set in another space (ZCA) has yardsticks of its own; the first one stays.
                     random.setdefault(int(record["config"]["seed"]), tuple(yardstick["trials"]))
                     shown = shown or {**record, **yardstick, "storage": _storage(yardstick, record)}
     if shown is not None:
-        made.insert(0, Entry(RANDOM, random, shown))
+        made.insert(0, Entry(RANDOM, random, shown, across=random_across))
     return made
 
 
@@ -89,6 +99,17 @@ def rows(found: Sequence[Entry], protocol: Protocol, baseline: str = RANDOM) -> 
     tested = [(name, d.p) for name, d in differences.items() if d is not None and d.p is not None]
     corrected = dict(zip([name for name, _ in tested], holm([p for _, p in tested]), strict=True))
     return [_row(entry, protocol, differences.get(entry.name), corrected.get(entry.name)) for entry in found]
+
+
+def with_across(
+    header: Sequence[str], table: Sequence[Sequence[str]], found: Sequence[Entry], networks: int
+) -> tuple[list[str], list[list[str]]]:
+    """The table with one column more, behind the accuracy: the mean over other networks, with its interval."""
+    place = list(header).index("accuracy %") + 1
+    cells = [_interval(entry.across) if entry.across else "" for entry in found]
+    told = f"mean of {networks} networks %"
+    made = [[*row[:place], cell, *row[place:]] for row, cell in zip(table, cells, strict=True)]
+    return [*header[:place], told, *header[place:]], made
 
 
 def markdown(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
@@ -119,9 +140,7 @@ def _row(entry: Entry, protocol: Protocol, difference: Difference | None, p: flo
     storage, counts = record["storage"], record["images_per_class"]
     own = entry.name != RANDOM
     plan = Plan.of(protocol.train, sum(counts), config["ipc"] * len(counts))
-    means = [fmean(trials) for trials in entry.trials.values()]
     first = next(iter(entry.trials.values()))
-    estimate = Estimate.of(means if len(means) > 1 else first)
     source = published(entry.name, record["data"]["name"], config["ipc"])
     return (
         entry.name,
@@ -132,8 +151,8 @@ def _row(entry: Entry, protocol: Protocol, difference: Difference | None, p: flo
         f"{storage['elements'] / storage['budget']:.3f}",
         f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}",
         f"{plan.total:,}",
-        f"{len(means)} x {len(first)}",
-        _percent(estimate),
+        f"{len(entry.trials)} x {len(first)}",
+        _interval(entry.trials),
         "" if difference is None else _percent(difference.estimate, signed=True),
         "" if p is None else f"{p:.3g}",
         f"{fmean(entry.seconds):.0f}" if entry.seconds else "",
@@ -157,6 +176,18 @@ def _difference(entry: Entry, base: Entry) -> Difference | None:
 def _trials(scores: Sequence[Mapping[str, Any]], protocol: Protocol) -> tuple[float, ...]:
     (found,) = [score for score in scores if score["protocol_hash"] == protocol.hash]
     return tuple(found["trials"])
+
+
+def _across(scores: Sequence[Mapping[str, Any]], hashes: Sequence[str]) -> tuple[float, ...]:
+    """Trial by trial the mean over networks."""
+    by_hash = {score["protocol_hash"]: score["trials"] for score in scores}
+    return tuple(fmean(trial) for trial in zip(*(by_hash[key] for key in hashes), strict=True))
+
+
+def _interval(trials: Mapping[int, Sequence[float]]) -> str:
+    """Over condensations, or over trials where there is one condensation only."""
+    means = [fmean(values) for values in trials.values()]
+    return _percent(Estimate.of(means if len(means) > 1 else next(iter(trials.values()))))
 
 
 def _storage(yardstick: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, int]:

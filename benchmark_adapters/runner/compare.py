@@ -11,6 +11,7 @@ from benchmark_adapters.runner.config import RunConfig, resolve
 from benchmark_adapters.runner.parts import Options
 from benchmark_adapters.runner.pipeline import run
 from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runner.rescore import rescore
 from dd_plugins.api import DDPluginsError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -33,21 +34,27 @@ class Comparison:
         configs: For each contender the configuration of its first run.
         records: For each contender the records of its finished runs.
         failures: For each contender that failed why, in one line.
+        across: Hashes of the protocol on the other networks that every set was scored on.
     """
 
     configs: dict[str, RunConfig] = field(default_factory=dict)
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    across: tuple[str, ...] = ()
 
 
 def contenders(names: Sequence[str], assignments: Sequence[str]) -> list[Contender]:
     """Named methods, with the assignments that hold for all (``a.b=c``) or for one (``METHOD:a.b=c``).
 
+    ``METHOD/LABEL`` is the method once more, so that it can take part with several settings.
+
     Raises:
         UsageError: If an assignment is for a method that does not take part.
     """
     common, single = split_assignments(names, assignments)
-    return [Contender(name, {"method": name}, (*common, *single.get(name, ()))) for name in names]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"{', '.join(sorted(twice))}: takes part twice; METHOD/LABEL tells them apart")
+    return [Contender(name, {"method": name.partition("/")[0]}, (*common, *single.get(name, ()))) for name in names]
 
 
 def matrix(containers: Sequence[str], objectives: Sequence[str], assignments: Sequence[str]) -> list[Contender]:
@@ -67,6 +74,7 @@ def compare(
     options: Options,
     reporter: Reporter,
     base: Mapping[str, Any] | None = None,
+    across: Sequence[str] = (),
 ) -> Comparison:
     """Makes every run that is not there yet, one seed of all methods after the other.
 
@@ -77,6 +85,7 @@ def compare(
         options: Where and how.
         reporter: Shows the progress.
         base: Dotted keys that hold for all runs, below flags and assignments.
+        across: Networks that every set is scored on too.
 
     Raises:
         UsageError: If a configuration is wrong, before anything is run.
@@ -93,7 +102,12 @@ def compare(
             continue
         reporter.say(f"{contender.name}, seed {config.seed}")
         try:
-            found.records[contender.name].append(run(config, options, reporter))
+            record = run(config, options, reporter)
+            if across:
+                where = str(options.out / record["id"])
+                record, scores, _ = rescore(where, across, None, None, None, [], options, reporter)
+                found.across = tuple(score["protocol_hash"] for score in scores)
+            found.records[contender.name].append(record)
         except DDPluginsError as error:
             found.failures[contender.name] = str(error)
         except Exception as error:

@@ -107,7 +107,7 @@ class Condensation:
 
     def progress(self) -> float:
         """How much is done, from 0 to 1: of the steps, or of the time."""
-        return self._position() / self.steps
+        return self._position() / self.steps if self.steps else 1.0
 
     def _position(self) -> float:
         """The step, or where a run that is as far as the time would be."""
@@ -165,6 +165,8 @@ class Condensation:
     # ---- stages -------------------------------------------------------------------------------------------------
 
     def _stage_at(self, position: float) -> Stage:
+        if not self.steps:  # nothing is learned, so the first stage is where it ends
+            return next(iter(self._bounds))
         return next(stage for stage, (_, last) in self._bounds.items() if position < last)
 
     def _enter(self, stage: Stage) -> None:

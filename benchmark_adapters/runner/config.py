@@ -50,7 +50,7 @@ class RunConfig(PluginConfig):
     dataset: str = "digits"
     data: dict[str, Any] = Field({}, description="settings of the data set, such as data.size for folders")
     ipc: int = Field(1, ge=1, description="budget in images per class")
-    steps: int = Field(1000, ge=1, description="matching steps")
+    steps: int = Field(1000, ge=0, description="matching steps; 0: the set as it begins")
     minutes: float | None = Field(
         None, gt=0, description="condensation ends after so many minutes, if the steps are not done before"
     )

@@ -33,6 +33,7 @@ def train_prior(config: RunConfig, options: Options, reporter: Reporter) -> list
     if found is None:
         raise KeyboardInterrupt("interrupted; the same command continues")
     gates, about = found.gates, found.about
+    assert gates is not None  # measured with its training
     reporter.say(
         f"{found.path}: {found.prior().elements:,} elements, {found.generator.num_stages} levels, trained in "
         f"{about['seconds']:.0f} s, sha256 {about['sha256']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import DataError, Dataset, RawData, SyntheticFileError, read_tensors, write_tensors
+from dd_plugins.api import ConfigError, DataError, Dataset, RawData, SyntheticFileError, read_tensors, write_tensors
 
 GREY_MODES = ("1", "L", "LA")
 WIDE_MODES = ("I", "F")  # 16 and 32 bits a pixel, also as "I;16": Pillow would clip them to white
@@ -31,6 +31,9 @@ class ImageConfig(Dataset.Config):
         default=None, ge=1, description="resize the shorter side to this, and crop the centre square"
     )
     mirror: bool = Field(default=True, description="whether an image keeps its label when mirrored left to right")
+    classes: tuple[int, ...] | None = Field(
+        default=None, min_length=2, description="take these classes alone, numbered anew in this order; None: all"
+    )
 
 
 class EncodedImage(NamedTuple):
@@ -67,6 +70,9 @@ def decode_raw(
     Raises:
         DataError: If an image does not decode or has another size than the first; names it.
     """
+    if config.classes is not None:
+        class_names, chosen = choose_classes(class_names, config.classes)
+        train, test = chosen(train), chosen(test)
     images = decode_images([*train.images, *test.images], cache, config.size)
     return RawData(
         train_images=images[: len(train.images)],
@@ -77,6 +83,38 @@ def decode_raw(
         mirror=config.mirror,
         origin=origin,
     )
+
+
+def choose_classes(
+    class_names: Sequence[str], classes: Sequence[int]
+) -> tuple[list[str], Callable[[EncodedSplit], EncodedSplit]]:
+    """Some classes of a data set, before anything is decoded.
+
+    Args:
+        class_names: All of them.
+        classes: Numbers of those that stay, in the order of their new numbers.
+
+    Returns:
+        Their names, and a function from a split to what stays of it.
+
+    Raises:
+        ConfigError: If a number is none of a class, or there twice.
+    """
+    wrong = [number for number in classes if not 0 <= number < len(class_names) or classes.count(number) > 1]
+    if wrong:
+        raise ConfigError(
+            f"data.classes = {list(classes)}: expected different classes from 0 to {len(class_names) - 1}, "
+            f"but found {wrong[0]}"
+        )
+    renamed = {old: new for new, old in enumerate(classes)}
+
+    def chosen(split: EncodedSplit) -> EncodedSplit:
+        kept = [
+            (image, renamed[label]) for image, label in zip(split.images, split.labels, strict=True) if label in renamed
+        ]
+        return EncodedSplit([image for image, _ in kept], [label for _, label in kept])
+
+    return [class_names[number] for number in classes], chosen
 
 
 def decode_images(encoded: Sequence[EncodedImage], cache: Path, size: int | None = None) -> Tensor:

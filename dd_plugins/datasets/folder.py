@@ -62,7 +62,7 @@ def list_classes(folder: Path) -> list[str]:
     return names
 
 
-def read_classes(folder: Path, class_names: list[str]) -> EncodedSplit:
+def read_classes(folder: Path, class_names: list[str], others: bool = False) -> EncodedSplit:
     """Reads the image files under ``folder/<class>``, at any depth and sorted by path.
 
     Files without the suffix of an image are passed over.
@@ -70,6 +70,7 @@ def read_classes(folder: Path, class_names: list[str]) -> EncodedSplit:
     Args:
         folder: One split.
         class_names: Its classes; the labels are positions in this list.
+        others: Whether there may be folders of other classes, which are passed over.
 
     Returns:
         The encoded images, class by class.
@@ -78,7 +79,7 @@ def read_classes(folder: Path, class_names: list[str]) -> EncodedSplit:
         DataError: If a class is unknown, has no images, or a file cannot be read.
     """
     unknown = [name for name in list_classes(folder) if name not in class_names]
-    if unknown:
+    if unknown and not others:
         raise DataError(f"{folder / unknown[0]}: there is no class of this name in train")
     split = EncodedSplit()
     for label, name in enumerate(class_names):

@@ -22,6 +22,11 @@ class TinyImageNet(Dataset):
     ``root/tiny-imagenet-200`` or ``root/tiny-imagenet``. Never downloaded.
     """
 
+    class Config(ImageConfig):
+        """Size, mirroring and classes."""
+
+    config: Config
+
     def read(self, root: Path, cache: Path) -> RawData:
         """Reads and decodes all images.
 
@@ -37,9 +42,9 @@ class TinyImageNet(Dataset):
         """
         folders = [root / "tiny-imagenet-200", root / "tiny-imagenet"]
         if any(folders[1].glob("*.parquet")):
-            raw = read_parquet(folders[1], cache)
+            raw = read_parquet(folders[1], cache, self.config)
         elif archives := [folder for folder in folders if (folder / ANNOTATIONS).is_file()]:
-            raw = _read_archive(archives[0], cache)
+            raw = _read_archive(archives[0], cache, self.config)
         else:
             raise DataError(
                 f"tiny-imagenet: not found; put train*.parquet and valid*.parquet into {folders[1]}, "
@@ -48,10 +53,10 @@ class TinyImageNet(Dataset):
         return replace(raw, mean=MEAN, std=STD)
 
 
-def _read_archive(folder: Path, cache: Path) -> RawData:
+def _read_archive(folder: Path, cache: Path, config: ImageConfig) -> RawData:
     class_names = list_classes(folder / "train")
     train = read_classes(folder / "train", class_names)
-    return decode_raw(train, _read_validation(folder, class_names), class_names, cache, ImageConfig(), "folder")
+    return decode_raw(train, _read_validation(folder, class_names), class_names, cache, config, "folder")
 
 
 def _read_validation(folder: Path, class_names: list[str]) -> EncodedSplit:

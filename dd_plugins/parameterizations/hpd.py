@@ -52,8 +52,9 @@ class HPD(Parameterization):
 
         levels: tuple[int, ...] | None = Field(None, min_length=1, description="levels, in order; None: all there are")
         pixels: bool = Field(True, description="a last stage that learns the pixels themselves")
-        init: Literal["cluster", "sample"] = Field(
-            "cluster", description="first latents: averages over clusters of a class's samples, or single samples"
+        init: Literal["cluster", "sample", "encode"] = Field(
+            "cluster",
+            description="first latents: averages over clusters of a class's samples, samples, or real images' own",
         )
         samples: int = Field(1000, ge=1, description="samples of each class that are averaged")
         lr_styles: float = Field(0.03, gt=0, description="learning rate of styles, in units of their root mean square")
@@ -66,10 +67,14 @@ class HPD(Parameterization):
         score_every: int = Field(5, ge=1, description="steps between two candidates")
         clip: float | None = Field(None, gt=0, description="largest state, in units of its root mean square; None: any")
         prior: str | None = Field(None, description="folder of a prior; None: the recipe's, trained if need be")
+        classes: tuple[int, ...] | None = Field(
+            None, description="the prior's class for each class of the data set; None: they are the same"
+        )
         recipe: PriorRecipe = Field(PriorRecipe(), description="how a prior is trained")
         allow_weak_prior: bool = Field(False, description="take a prior that fails its gates")
         prior_sha256: str = Field("", description="of the prior's weights; noted when a set is stored")
         prior_elements: int = Field(0, ge=0, description="of the prior; noted when a set is stored")
+        prior_licence: str = Field("", description="of the prior; noted when a set is stored")
 
     config: Config
 
@@ -99,22 +104,20 @@ class HPD(Parameterization):
         """Finds the prior, or trains it, and the classifier that judges candidates."""
         config = self.config
         if config.prior is not None:
-            stored = load_prior(Path(config.prior), real.spec)
+            stored = load_prior(Path(config.prior), real.spec, classes=config.classes)
         elif context.cache is None:
             raise UsageError("h-pd needs a folder for its prior, or parameterization.prior=FOLDER")
         else:
-            found = find_prior(context.cache, real, config.recipe, context.make_network, context.job)
-            assert found is not None  # nobody stops it here
-            stored = found
-        admit(stored, config.allow_weak_prior)
+            trained = find_prior(context.cache, real, config.recipe, context.make_network, context.job)
+            assert trained is not None  # nobody stops it here
+            stored = trained
         self._use(stored.generator)
+        admit(stored, real, context.make_network, config.allow_weak_prior)
+        found = stored.prior()
         self.config = config.model_copy(
-            update={
-                "prior_sha256": stored.about["sha256"],
-                "prior_elements": stored.prior().elements,
-            }
+            update={"prior_sha256": found.sha256, "prior_elements": found.elements, "prior_licence": found.licence}
         )
-        self._prior_seconds = float(stored.about.get("seconds", 0))
+        self._prior_seconds = found.seconds
         if config.select == "crfd":
             judge = find_judge(real, context.network, context.make_network, context.cache)
             self._judge = ClassRelevantDistance(judge, real)
@@ -143,7 +146,7 @@ class HPD(Parameterization):
             return ()
         where = self.config.prior or f"trained here ({self.config.recipe.kind})"
         config = self.config
-        return (Prior(where, config.prior_sha256, config.prior_elements, "trained here", self._prior_seconds),)
+        return (Prior(where, config.prior_sha256, config.prior_elements, config.prior_licence, self._prior_seconds),)
 
     # ---- stages -----------------------------------------------------------------------------------------------------
 
@@ -159,9 +162,11 @@ class HPD(Parameterization):
     @torch.no_grad()
     def reset(self, generator: Generator, real: RealData | None) -> None:
         """The first latents: single samples, or centres of as many clusters of samples as a class has images."""
-        del real
         if self.config.init == "sample":
             self._begin(self.prior.sample_styles(self.labels, generator))
+            return
+        if self.config.init == "encode":
+            self._begin(self._encoded(generator, real))
             return
         seed = int(torch.randint(2**31, (), generator=generator))
         of_class = []
@@ -169,6 +174,19 @@ class HPD(Parameterization):
             drawn = torch.full((max(self.config.samples, count),), label, device=self.labels.device)
             of_class.append(_centres(self.prior.sample_styles(drawn, generator), count, seed + label))
         self._begin(tuple(torch.cat(stage) for stage in zip(*of_class, strict=True)))
+
+    def _encoded(self, generator: Generator, real: RealData | None) -> Styles:
+        """The styles of random real images."""
+        if real is None:
+            raise UsageError("parameterization.init = 'encode' needs real images")
+        rows = torch.cat([real.train.per_class(max(self.counts), generator)[c, :n] for c, n in enumerate(self.counts)])
+        pixels = real.spec.denormalize(real.train.images(rows)).clamp(0, 1)
+        styles = self.prior.encode(pixels, self.labels)
+        if styles is None:
+            raise ConfigError(
+                "parameterization.init = 'encode': this prior cannot encode images; cluster and sample remain"
+            )
+        return styles
 
     def _begin(self, styles: Styles) -> None:
         self._styles = [style.detach().clone() for style in styles]
@@ -323,7 +341,9 @@ class GLaD(HPD):
 
         levels: tuple[int, ...] | None = Field((2,), min_length=1, max_length=1, description="the level")
         pixels: bool = Field(False, description="a last stage that learns the pixels themselves")
-        init: Literal["cluster", "sample"] = Field("sample", description="first latents: single samples, or averages")
+        init: Literal["cluster", "sample", "encode"] = Field(
+            "sample", description="first latents: single samples, averages, or real images' own"
+        )
         select: Literal["crfd", "last"] = Field("last", description="the last images, or the nearest candidate")
 
     config: Config

@@ -31,7 +31,7 @@ class LayeredGenerator(nn.Module, ABC):
     Attributes:
         num_stages: K.
         image_shape: ``(C, H, W)`` of the images.
-        num_classes: Classes that it knows.
+        num_classes: Classes that it knows; 0 if it knows none, and makes images of no class.
     """
 
     num_stages: int
@@ -95,7 +95,7 @@ class LayeredGenerator(nn.Module, ABC):
 
         Learning rates and clipping are relative to them.
         """
-        labels = torch.arange(SCALE_SAMPLES, device=next(self.parameters()).device) % self.num_classes
+        labels = torch.arange(SCALE_SAMPLES, device=device_of(self)) % max(1, self.num_classes)
         styles = self.sample_styles(labels, make_generator(0))
         filled = [style for style in styles if style.numel()]
         of_styles = float(torch.cat([style.flatten() for style in filled]).square().mean().sqrt()) if filled else 1.0
@@ -109,6 +109,50 @@ class LayeredGenerator(nn.Module, ABC):
         for stage in range(self.num_stages):
             found.append(self.step(stage, found[-1], styles))
         return found
+
+
+class ForClasses(LayeredGenerator):
+    """A generator of many classes, for a data set of some of them.
+
+    Args:
+        generator: The generator.
+        classes: Its class for every class of the data set.
+    """
+
+    def __init__(self, generator: LayeredGenerator, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.generator, self.num_stages = generator, generator.num_stages
+        self.image_shape, self.num_classes = generator.image_shape, len(classes)
+        self.register_buffer("classes", torch.tensor(classes, dtype=torch.int64), persistent=False)
+
+    def _of(self, labels: Tensor) -> Tensor:
+        return self.get_buffer("classes").to(labels.device)[labels]
+
+    def sample_styles(self, labels: Tensor, generator: Generator) -> Styles:
+        """Those of the generator's own classes."""
+        return self.generator.sample_styles(self._of(labels), generator)
+
+    def begin(self, styles: Styles) -> Tensor:
+        """As the generator."""
+        return self.generator.begin(styles)
+
+    def step(self, stage: int, state: Tensor, styles: Styles) -> Tensor:
+        """As the generator."""
+        return self.generator.step(stage, state, styles)
+
+    def to_pixels(self, state: Tensor) -> Tensor:
+        """As the generator."""
+        return self.generator.to_pixels(state)
+
+    def encode(self, images: Tensor, labels: Tensor) -> Styles | None:
+        """As the generator."""
+        return self.generator.encode(images, self._of(labels))
+
+
+def device_of(prior: LayeredGenerator) -> torch.device:
+    """Where a generator's weights lie."""
+    held = [*prior.parameters(), *prior.buffers()]
+    return held[0].device if held else torch.device("cpu")
 
 
 def check_contract(prior: LayeredGenerator, seed: int = 0, count: int = 3, tolerance: float = 1e-4) -> None:
@@ -127,8 +171,7 @@ def check_contract(prior: LayeredGenerator, seed: int = 0, count: int = 3, toler
     def refuse(what: str) -> None:
         raise PluginContractError(f"{type(prior).__name__}: {what}")
 
-    device = next((p.device for p in prior.parameters()), torch.device("cpu"))
-    labels = (torch.arange(count) % prior.num_classes).to(device)
+    labels = torch.arange(count, device=device_of(prior)) % max(1, prior.num_classes)
 
     def draw() -> Styles:
         return prior.sample_styles(labels, make_generator(seed))

@@ -122,6 +122,11 @@ class _Dtype:
         return _checked_dtype(text)
 
 
+def _scalar(dtype: numpy.dtype[Any], content: bytes) -> float | int | bool:
+    found: float | int | bool = numpy.frombuffer(content, dtype=_checked_dtype(dtype))[0].item()
+    return found
+
+
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     RECONSTRUCT: _reconstruct,
     ("collections", "OrderedDict"): OrderedDict,
@@ -132,6 +137,8 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
     ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("_codecs", "encode"): lambda text, coding: str(text).encode(str(coding)),
 }
 
@@ -210,6 +217,7 @@ def _plain(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in state.items():
         if str(key).startswith("_parameters") or str(key) in ("_buffers", "_modules"):
             continue
+        value = value.values.tolist() if isinstance(value, _Array) and value.values.size < 100 else value
         try:
             text = json.dumps(value)
         except (TypeError, ValueError):

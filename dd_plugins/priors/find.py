@@ -12,7 +12,7 @@ from pathlib import Path
 from dd_plugins.api import DataError, Network, RealData, read_tensors, write_tensors
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.priors.base import check_contract
-from dd_plugins.priors.gates import Gates, measure
+from dd_plugins.priors.gates import measure
 from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, save_prior
 from dd_plugins.priors.train import TRAINERS, PriorRecipe
 
@@ -98,19 +98,22 @@ def find_prior(
     return load_prior(path, real.spec)
 
 
-def admit(prior: StoredPrior, weak: bool = False) -> None:
-    """Refuses a prior that fails its gates.
+def admit(prior: StoredPrior, real: RealData, make_network: Callable[[int], Network], weak: bool = False) -> None:
+    """Refuses a prior that fails its gates; they are measured now where that was never done.
 
     Args:
         prior: The prior.
+        real: The data set, for the measurement.
+        make_network: From a seed to a fresh classifier, likewise.
         weak: Take it all the same, as asked for.
 
     Raises:
         DataError: Names every gate that it fails, with the figure.
     """
-    gates: Gates | None = prior.gates if "gates" in prior.about else None
-    failed = ["its gates were never measured"] if gates is None else gates.failed()
-    if failed and not weak:
+    if weak:
+        return
+    gates = prior.gates or measure(prior.generator, real, make_network)
+    if failed := gates.failed():
         raise DataError(
             f"{prior.path}: this prior is too weak: {'; '.join(failed)}. Train it longer, or allow it "
             f"(parameterization.allow_weak_prior=true)"

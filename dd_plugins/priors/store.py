@@ -1,12 +1,13 @@
 """Priors on disk: one safetensors file and one JSON file beside it, which holds the first one's sha256.
 
-Nothing is ever unpickled here.
+Nothing is ever unpickled here. A folder of diffusers with an ``AutoencoderKL`` is a prior too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,20 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 
-from dd_plugins.api import DataError, DataSpec, Prior, write_atomically, write_tensors
-from dd_plugins.priors.base import LayeredGenerator
+from dd_plugins.api import DataError, DataSpec, PluginConfig, Prior, write_atomically, write_tensors
+from dd_plugins.priors import autoencoder_kl
+from dd_plugins.priors.base import ForClasses, LayeredGenerator
 from dd_plugins.priors.gates import Gates
 from dd_plugins.priors.small import SmallConfig
+from dd_plugins.priors.stylegan import StyleGan, StyleGanConfig
 from dd_plugins.priors.train import GENERATORS
 
 WEIGHTS, ABOUT = "prior.safetensors", "prior.json"
 FORMAT = 1
+KINDS: Mapping[str, tuple[type[SmallConfig] | type[StyleGanConfig], Any]] = {
+    **{kind: (SmallConfig, made) for kind, made in GENERATORS.items()},
+    "stylegan-xl": (StyleGanConfig, StyleGan),
+}
 
 
 @dataclass(frozen=True)
@@ -40,23 +47,26 @@ class StoredPrior:
     path: Path
 
     @property
-    def gates(self) -> Gates:
-        """Its figures."""
-        return Gates(**self.about["gates"])
+    def gates(self) -> Gates | None:
+        """Its figures; None if they were never measured."""
+        return Gates(**self.about["gates"]) if "gates" in self.about else None
 
     def prior(self) -> Prior:
         """For the column of priors in a record."""
-        elements = sum(p.numel() for p in self.generator.parameters())
-        return Prior(str(self.path), self.about["sha256"], elements, "trained here")
+        elements = sum(value.numel() for value in self.generator.state_dict().values())
+        about = self.about
+        return Prior(
+            str(self.path), about["sha256"], elements, about.get("licence", "trained here"), about.get("seconds", 0.0)
+        )
 
 
-def save_prior(path: Path, generator: LayeredGenerator, kind: str, config: SmallConfig, notes: dict[str, Any]) -> None:
+def save_prior(path: Path, generator: LayeredGenerator, kind: str, config: PluginConfig, notes: dict[str, Any]) -> None:
     """Writes a prior; the JSON file comes last, so that a prior is either whole or not there.
 
     Args:
         path: Its folder.
         generator: The generator.
-        kind: One of `GENERATORS`.
+        kind: One of `KINDS`.
         config: Its sizes.
         notes: Data set, recipe, gates, training time.
     """
@@ -67,35 +77,60 @@ def save_prior(path: Path, generator: LayeredGenerator, kind: str, config: Small
     write_atomically(path / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
 
 
-def load_prior(path: Path, data: DataSpec | None = None, sha256: str | None = None) -> StoredPrior:
+def load_prior(
+    path: Path, data: DataSpec | None = None, sha256: str | None = None, classes: Sequence[int] | None = None
+) -> StoredPrior:
     """Reads a prior.
 
     Args:
         path: Its folder.
         data: The data set that it shall make images of.
         sha256: What the weights must be, if that is known.
+        classes: The generator's class for every class of the data set; None where they are the same.
 
     Raises:
         DataError: If it is not there, damaged, of other classes or of another size.
     """
+    if not (path / ABOUT).exists() and (path / autoencoder_kl.CONFIG).exists():
+        found = _load_diffusers(path, data, sha256)
+    else:
+        found = _load_own(path, data if classes is None else None, sha256)
+    generator = found.generator
+    if data is None:
+        return found
+    if classes is not None:
+        if len(classes) != data.num_classes or not all(0 <= number < generator.num_classes for number in classes):
+            raise DataError(
+                f"{path}: expected one of its {generator.num_classes} classes for each of the {data.num_classes} "
+                f"classes of {data.name}, but got {list(classes)}"
+            )
+        generator = ForClasses(generator, classes)
+    _check_fit(path, generator.num_classes, generator.image_shape, data)
+    return StoredPrior(generator.eval().requires_grad_(False), found.about, path)
+
+
+def _check_fit(path: Path, classes: int, image_shape: tuple[int, int, int], data: DataSpec) -> None:
+    if classes not in (0, data.num_classes) or image_shape != data.image_shape:
+        raise DataError(
+            f"{path}: a prior of {classes} classes and images of {image_shape}, but {data.name} has "
+            f"{data.num_classes} classes and images of {data.image_shape}"
+        )
+
+
+def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPrior:
     try:
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-        kind, config, digest = about["kind"], SmallConfig.model_validate(about["config"]), about["sha256"]
-        made = GENERATORS[kind](config)
+        config_of, made_by = KINDS[about["kind"]]
+        config, digest = config_of.model_validate(about["config"]), about["sha256"]
     except OSError as error:
         raise DataError(f"{path}: no prior there ({error.strerror})") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path / ABOUT} is no description of a prior ({' '.join(str(error).split())[:200]})") from None
-    if data is not None and (config.num_classes, config.image_shape) != (data.num_classes, data.image_shape):
-        raise DataError(
-            f"{path}: a prior of {config.num_classes} classes and images of {config.image_shape}, but {data.name} has "
-            f"{data.num_classes} classes and images of {data.image_shape}"
-        )
+    if data is not None:
+        _check_fit(path, config.num_classes, config.image_shape, data)
     content = _read(path / WEIGHTS)
-    found = hashlib.sha256(content).hexdigest()
-    for expected in (digest, sha256):
-        if expected is not None and found != expected:
-            raise DataError(f"{path / WEIGHTS}: its sha256 is {found}, but {expected} was expected")
+    _check_digest(path / WEIGHTS, content, digest, sha256)
+    made: LayeredGenerator = made_by(config)
     try:
         tensors = load_bytes(content)
         made.load_state_dict(tensors)
@@ -103,8 +138,28 @@ def load_prior(path: Path, data: DataSpec | None = None, sha256: str | None = No
         raise DataError(f"{path / WEIGHTS} does not hold this prior ({' '.join(str(error).split())[:200]})") from None
     if any(not bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise DataError(f"{path / WEIGHTS} holds NaN or infinite values")
-    made.eval().requires_grad_(False)
-    return StoredPrior(made, about, path)
+    return StoredPrior(made.eval().requires_grad_(False), about, path)
+
+
+def _load_diffusers(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPrior:
+    if data is None:
+        raise DataError(f"{path}: how large its images are is not known without a data set")
+    content = _read(path / autoencoder_kl.WEIGHTS)
+    _check_digest(path / autoencoder_kl.WEIGHTS, content, sha256)
+    generator = autoencoder_kl.AutoencoderKLDecoder(path, data.image_shape)
+    about = {
+        "kind": autoencoder_kl.NAME,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "licence": "that of its source",
+    }
+    return StoredPrior(generator, about, path)
+
+
+def _check_digest(path: Path, content: bytes, *expected: str | None) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    for digest in expected:
+        if digest is not None and found != digest:
+            raise DataError(f"{path}: its sha256 is {found}, but {digest} was expected")
 
 
 def _read(path: Path) -> bytes:
