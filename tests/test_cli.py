@@ -151,7 +151,7 @@ def test_a_class_in_the_current_folder_needs_no_packaging(tmp_path):
         (["--set", "optimizer.lr"], ["--set optimizer.lr", "KEY=VALUE"]),
         (["--set", "protocol.network.name=nonet"], ["unknown network 'nonet'"]),
         (["--ipc", "0"], ["ipc = 0", "greater than or equal to 1"]),
-        (["--steps", "-1"], ["steps = 0"]),
+        (["--steps", "-1"], ["steps = -1"]),
         (["--seed", "-1"], ["seed = -1"]),
         (["--config", "/there/is/none.yaml"], ["/there/is/none.yaml", "No such file"]),
         (["--device", "abacus"], ["'abacus'", "cpu or cuda"]),
