@@ -149,6 +149,19 @@ def test_other_networks_have_their_mean_beside():
     assert cells["accuracy %"].startswith("45.0 +- ")
 
 
+def test_a_prior_has_a_column_of_its_own():
+    records = {"a": [record("a", 0, (0.3, 0.5))], "b": [record("b", 0, (0.2, 0.4))]}
+    found = comparison.entries(records, PROTOCOL)
+    table = comparison.rows(found, PROTOCOL)
+    assert comparison.with_priors(comparison.HEADER, table, found) == (comparison.HEADER, table)
+    records["b"][0]["storage"]["priors"] = [{"elements": 95841, "seconds": 99.6, "sha256": "0", "where": "x"}]
+    found = comparison.entries(records, PROTOCOL)
+    header, rows = comparison.with_priors(comparison.HEADER, table, found)
+    place = header.index("prior (elements, training)")
+    assert [row[place] for row in rows] == ["", "", "95,841, 100 s"]
+    assert [[*row[:place], *row[place + 1 :]] for row in rows] == [list(row) for row in table]
+
+
 def test_compare_scores_every_set_across_networks(tmp_path, capsys):
     words = ["compare", "--methods", "dm,dm/still", "--dataset", "digits", "--ipc", "1", "--format", "csv"]
     words += [word for text in (*TINY, "dm/still:steps=0", "protocol.trials=2") for word in ("--set", text)]

@@ -1,5 +1,6 @@
 """H-PD and GLaD: levels, candidates that are copies, what is stored, and that a run goes on bit by bit."""
 
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -40,7 +41,7 @@ def context(real, cache=None):
 def made(prior, real, cls=HPD, ipc=2, seed=0, **config):
     settings = {"prior": str(prior), "samples": 20, "score_every": 2, **config}
     container = cls(real.spec, StorageBudget.for_ipc(real.spec, ipc), settings)
-    container.prepare(real, context(real))
+    container.prepare(real, context(real, prior))  # its folder keeps the judge, so that it is trained once
     container.reset(make_generator(seed), real)
     return container
 
@@ -302,6 +303,8 @@ def test_a_run_that_was_interrupted_goes_on_bit_by_bit(tmp_path, monkeypatch):
 
     for stop in (1, 4, 5, 9):
         out = tmp_path / f"stopped {stop}"
+        for shared in ("priors", "judges", "yardsticks"):  # made once
+            shutil.copytree(tmp_path / "whole" / shared, out / shared)
         original = condense.Condensation.run
 
         def stopping(self, on_step=None, stop=lambda: False, checkpoint_seconds=30.0, at=stop, original=original):

@@ -132,6 +132,7 @@ def compare(
         rows = report.rows(entries, scored, baseline)
         if found.across:
             header, rows = report.with_across(header, rows, entries, len(found.across))
+        header, rows = report.with_priors(header, rows, entries)
     if output is Format.table:
         console.print(comparison_table(header, rows, scored.name))
     else:

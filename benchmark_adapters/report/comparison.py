@@ -105,11 +105,30 @@ def with_across(
     header: Sequence[str], table: Sequence[Sequence[str]], found: Sequence[Entry], networks: int
 ) -> tuple[list[str], list[list[str]]]:
     """The table with one column more, behind the accuracy: the mean over other networks, with its interval."""
-    place = list(header).index("accuracy %") + 1
     cells = [_interval(entry.across) if entry.across else "" for entry in found]
-    told = f"mean of {networks} networks %"
+    return _with_column(header, table, "accuracy %", f"mean of {networks} networks %", cells)
+
+
+def with_priors(
+    header: Sequence[str], table: Sequence[Sequence[str]], found: Sequence[Entry]
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """The table with one column more where a method has a prior: its elements, and the seconds of its training.
+
+    A prior is no part of the budget, since the stored set does without it; neither is it free.
+    """
+    held = [[] if entry.name == RANDOM else entry.record["storage"].get("priors", []) for entry in found]
+    if not any(held):
+        return header, table
+    cells = ["; ".join(f"{prior['elements']:,}, {prior['seconds']:.0f} s" for prior in priors) for priors in held]
+    return _with_column(header, table, "x budget", "prior (elements, training)", cells)
+
+
+def _with_column(
+    header: Sequence[str], table: Sequence[Sequence[str]], behind: str, title: str, cells: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    place = list(header).index(behind) + 1
     made = [[*row[:place], cell, *row[place:]] for row, cell in zip(table, cells, strict=True)]
-    return [*header[:place], told, *header[place:]], made
+    return [*header[:place], title, *header[place:]], made
 
 
 def markdown(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
