@@ -110,7 +110,7 @@ def test_an_exchanged_network_of_the_protocol_loses_the_settings_of_the_former(t
         ("parameterization.init=zero", ["parameterization.init", "'zero'", "'real' or 'noise'"]),
         ("parameterization.widths=wide", ["parameterization.widths", "'wide'"]),
         ("steps=many", ["steps", "'many'", "integer"]),
-        ("steps=0", ["steps", "0", "greater than or equal to 1"]),
+        ("steps=-1", ["steps", "-1", "greater than or equal to 0"]),
         ("ipc=0", ["ipc", "0", "greater than or equal to 1"]),
         ("ipc=1.5", ["ipc", "1.5", "integer"]),
         ("seed=-1", ["seed", "-1"]),
@@ -136,8 +136,8 @@ def test_mistakes_name_path_value_and_what_is_allowed(assignment, parts):
 
 
 def test_all_mistakes_are_told_at_once():
-    with pytest.raises(ConfigError, match=r"steps = 0.*optimizer\.lr = -1"):
-        resolve({}, ["steps=0", "optimizer.lr=-1"])
+    with pytest.raises(ConfigError, match=r"steps = -1.*optimizer\.lr = -1"):
+        resolve({}, ["steps=-1", "optimizer.lr=-1"])
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "", "just words", "a: [1", "\x00"])
