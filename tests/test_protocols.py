@@ -3,6 +3,7 @@
 import pytest
 
 from benchmark_adapters.evaluator import load_protocol, protocol_names, protocol_values
+from benchmark_adapters.runner.compare import matrix
 from benchmark_adapters.runner.config import resolve
 from benchmark_adapters.runner.methods import choose_method, load_method, method_names
 from benchmark_adapters.runner.pipeline import lent_settings
@@ -82,9 +83,32 @@ def test_nothing_is_said_where_nothing_is_lent(method, dataset, ipc, assignments
     assert lent_settings(resolve({"method": method, "dataset": dataset, "ipc": ipc}, assignments)) == ""
 
 
+@pytest.mark.parametrize(("container", "objective"), [("rtp", "dm"), ("idc", "dc"), ("hmn", "mtt"), ("haba", "dm")])
+@pytest.mark.parametrize(("dataset", "ipc"), [("cifar10", 1), ("digits", 5), ("cifar10", 50)])
+def test_a_pair_means_the_same_whichever_command_names_it(container, objective, dataset, ipc):
+    cell = {"dataset": dataset, "ipc": ipc}
+    named = resolve({"method": objective, "parameterization": container, **cell})
+    (contender,) = matrix([container], [objective], [])
+    assert resolve({**contender.flags, **cell}) == named
+    assert (named.optimizer.name, named.optimizer.lr, named.optimizer.schedule) == ("adam", 0.01, "cosine")
+    assert named.steps == resolve({"method": objective, **cell}).steps
+    assert named.parameterization.settings.get("lr") is None  # rtp's own rate is SGD's
+
+
+def test_rates_of_adam_come_along_with_their_container():
+    hmn = load_method("hmn").values("digits", 5)
+    found = resolve({"method": "mtt", "parameterization": "hmn", "dataset": "digits", "ipc": 5}).parameterization
+    assert found.settings["memory_lr"] == hmn["parameterization.memory_lr"]
+
+
 def test_parts_choose_the_method_that_comes_closest():
     assert choose_method(None, None, None).name == "hmn"
     assert choose_method(None, "pixel", None).name == "pixel"
     assert choose_method(None, "pixel", "dsa").name == "dsa"
-    assert choose_method(None, "hmn", "dsa").name == "hmn"
+    assert choose_method(None, "hmn", "idc").name == "hmn"
+    assert choose_method(None, "pixel", "cafe").name == "cafe"
+    assert choose_method(None, "hmn", "dsa").name == "dsa"
+    assert choose_method(None, "rtp", "idc").name == "idc"
+    assert choose_method(None, "pixel", "haba").name == "haba"
+    assert choose_method(None, "hmn", "my_module:Mine").name == "hmn"
     assert choose_method("dc", "hmn", "idc").name == "dc"

@@ -407,6 +407,11 @@ def test_a_damaged_file_is_named(damage, real, tmp_path):
         store.pair(1, 0, 2)
     assert str(store.file(1)) in str(caught.value)
     assert "\n" not in str(caught.value)
+    if damage == "gone":
+        assert store.missing(2) == [1]
+    else:
+        with pytest.raises(DataError, match="damaged"):
+            store.missing(2)
     store.pair(0, 0, 2)
     store.file(1).unlink(missing_ok=True)
     store.train(2)  # as the message says

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -124,15 +123,10 @@ def compare(
         raise KeyboardInterrupt(str(interrupted)) from None
     scored = next(iter(found.configs.values())).protocol
     entries = report.entries(found.records, scored, found.across)
-    header: Sequence[str] = report.HEADER
-    rows: Sequence[Sequence[str]]
     if matrix:
         header, rows = matrix_table(entries, _names(params), _names(objectives), found.failures)
     else:
-        rows = report.rows(entries, scored, baseline)
-        if found.across:
-            header, rows = report.with_across(header, rows, entries, len(found.across))
-        header, rows = report.with_priors(header, rows, entries)
+        header, rows = report.table(entries, scored, baseline, len(found.across))
     if output is Format.table:
         console.print(comparison_table(header, rows, scored.name))
     else:

@@ -56,11 +56,11 @@ def prune_study(
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from None
     scored = next(iter(found.configs.values())).protocol
-    rows = report.rows(report.entries(found.records, scored), scored, study.PLAIN)
+    header, rows = report.table(report.entries(found.records, scored), scored, study.PLAIN)
     if output is Format.table:
-        console.print(comparison_table(report.HEADER, rows, scored.name))
+        console.print(comparison_table(header, rows, scored.name))
     else:
-        typer.echo(report.FORMATS[output.value](report.HEADER, rows))
+        typer.echo(report.FORMATS[output.value](header, rows))
     if found.records[study.PRUNED]:
         picture = study.picture(found.records[study.PRUNED][0], out)
         console.print(f"picture: {picture}", soft_wrap=True, highlight=False)

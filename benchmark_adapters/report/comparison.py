@@ -101,6 +101,17 @@ def rows(found: Sequence[Entry], protocol: Protocol, baseline: str = RANDOM) -> 
     return [_row(entry, protocol, differences.get(entry.name), corrected.get(entry.name)) for entry in found]
 
 
+def table(
+    found: Sequence[Entry], protocol: Protocol, baseline: str = RANDOM, networks: int = 0
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Header and rows, with columns for other networks (how many there are) and for priors where there are any."""
+    header: Sequence[str] = HEADER
+    made: Sequence[Sequence[str]] = rows(found, protocol, baseline)
+    if networks:
+        header, made = with_across(header, made, found, networks)
+    return with_priors(header, made, found)
+
+
 def with_across(
     header: Sequence[str], table: Sequence[Sequence[str]], found: Sequence[Entry], networks: int
 ) -> tuple[list[str], list[list[str]]]:

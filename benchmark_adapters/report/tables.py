@@ -105,7 +105,7 @@ def comparison_table(header: Sequence[str], rows: Sequence[Sequence[str]], proto
 
 def matrix_table(
     entries: Sequence[Entry], containers: Sequence[str], objectives: Sequence[str], failures: Mapping[str, str]
-) -> tuple[list[str], list[list[str]]]:
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """Containers as rows, objectives as columns: header and cells."""
     means = {entry.name: [fmean(trials) for trials in entry.trials.values()] for entry in entries}
     first = {entry.name: next(iter(entry.trials.values())) for entry in entries}

@@ -97,8 +97,8 @@ def load_method(name: str) -> Method:
 def choose_method(method: str | None, parameterization: str | None, objective: str | None) -> Method:
     """The named method, or the one whose parts come closest to those that were asked for.
 
-    First the method of exactly these parts, then the one named like the container, then any with the container or the
-    objective, then ``hmn``; parts that were asked for replace its own afterwards.
+    First the method of exactly these parts, then the objective's own, whose container is exchanged, then the one named
+    like the container, then any with the container, then ``hmn``; parts that were asked for replace its own afterwards.
     """
     if method:
         return load_method(str(method))
@@ -108,8 +108,10 @@ def choose_method(method: str | None, parameterization: str | None, objective: s
 
     def closeness(candidate: Method) -> tuple[bool, ...]:
         return (
-            candidate.parameterization == parameterization,
+            (candidate.parameterization, candidate.objective) == (parameterization, objective),
             candidate.objective == objective,
+            candidate.name == objective,
+            candidate.parameterization == parameterization,
             candidate.name == parameterization,
             candidate.name == "hmn",
         )
@@ -125,6 +127,8 @@ EXCHANGED = {"optimizer.name": "adam", "optimizer.lr": 0.01, "optimizer.schedule
 def exchanged_container(method: Method, container: str | None, dataset: str, ipc: int) -> dict[str, Any]:
     """Settings for a container that takes the place of a method's own: its own sizes, and Adam.
 
+    Rates that it was published with come along where they are Adam's.
+
     Args:
         method: The method.
         container: The container that was asked for, or None.
@@ -135,6 +139,8 @@ def exchanged_container(method: Method, container: str | None, dataset: str, ipc
         return {}
     home = load_method(str(container)).values(dataset, ipc) if container in method_names() else {}
     own = {key: value for key, value in home.items() if key.startswith("parameterization.")}
+    if home.get("optimizer.name", "adam") != "adam":
+        own = {key: value for key, value in own.items() if not key.endswith("lr")}
     return {"parameterization.name": container, **own, **EXCHANGED}
 
 

@@ -14,7 +14,7 @@ from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.priors.base import check_contract
 from dd_plugins.priors.gates import measure
 from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, save_prior
-from dd_plugins.priors.train import TRAINERS, PriorRecipe
+from dd_plugins.priors.train import TRAINERS, PriorRecipe, Trainer
 
 logger = logging.getLogger(__name__)
 FOLDER = "priors"
@@ -55,9 +55,33 @@ def find_prior(
     path = prior_folder(root, real, recipe)
     if (path / ABOUT).exists():
         return load_prior(path, real.spec)
-    path.mkdir(parents=True, exist_ok=True)
-    checkpoint = path / CHECKPOINT
-    trainer, spent = TRAINERS[recipe.kind](recipe, real), 0.0
+    trainer = TRAINERS[recipe.kind](recipe, real)
+    seconds = _train(trainer, path / CHECKPOINT, job, checkpoint_seconds, stop)
+    if seconds is None:
+        return None
+    check_contract(trainer.exported)
+    gates = measure(trainer.exported, real, make_network)
+    notes = {
+        "data": {"name": real.spec.name, "fingerprint": real.spec.fingerprint, "classes": list(real.class_names)},
+        "recipe": recipe.model_dump(mode="json"),
+        "gates": gates.to_dict(),
+        "seconds": round(seconds, 2),
+    }
+    save_prior(path, trainer.exported, recipe.kind, trainer.config, notes)
+    (path / CHECKPOINT).unlink(missing_ok=True)
+    logger.info("prior %s: %s", path.name, gates)
+    return load_prior(path, real.spec)
+
+
+def _train(
+    trainer: Trainer, checkpoint: Path, job: StartJob, checkpoint_seconds: float, stop: Callable[[], bool]
+) -> float | None:
+    """Trains from the last checkpoint on; the seconds of all sessions, or None if it was stopped, with its state saved.
+
+    Raises:
+        DataError: If the checkpoint is another training's.
+    """
+    spent = 0.0
     if checkpoint.exists():
         tensors, notes = read_tensors(checkpoint)
         try:
@@ -69,6 +93,7 @@ def find_prior(
     begun = saved = time.perf_counter()
 
     def save() -> None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(checkpoint, trainer.state_dict(), {"seconds": str(spent + time.perf_counter() - begun)})
 
     def note(done: int) -> None:
@@ -78,24 +103,12 @@ def find_prior(
             save()
             saved = time.perf_counter()
 
-    with job(f"train the prior ({recipe.kind})", recipe.steps) as update:
+    with job(f"train the prior ({trainer.recipe.kind})", trainer.recipe.steps) as update:
         finished = trainer.run(note, stop)
     if not finished:
         save()
         return None
-    seconds = spent + time.perf_counter() - begun
-    check_contract(trainer.exported)
-    gates = measure(trainer.exported, real, make_network)
-    notes_of = {
-        "data": {"name": real.spec.name, "fingerprint": real.spec.fingerprint, "classes": list(real.class_names)},
-        "recipe": recipe.model_dump(mode="json"),
-        "gates": gates.to_dict(),
-        "seconds": round(seconds, 2),
-    }
-    save_prior(path, trainer.exported, recipe.kind, trainer.config, notes_of)
-    checkpoint.unlink(missing_ok=True)
-    logger.info("prior %s: %s", path.name, gates)
-    return load_prior(path, real.spec)
+    return spent + time.perf_counter() - begun
 
 
 def admit(prior: StoredPrior, real: RealData, make_network: Callable[[int], Network], weak: bool = False) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,16 @@ class ExpertStore:
         self.path = root / f"{real.spec.name}-{recipe.network['name']}-{recipe.hash(real.spec.fingerprint)}"
 
     def missing(self, count: int) -> list[int]:
-        """Which of the first ``count`` experts are not there yet."""
-        return [number for number in range(count) if not self.file(number).exists()]
+        """Which of the first ``count`` experts are not there yet.
+
+        Raises:
+            DataError: If one that is there is damaged, or of another network, data set or recipe.
+        """
+        there = [self.file(number).exists() for number in range(count)]
+        for number in (number for number, found in enumerate(there) if found):
+            with self._opened(number):
+                pass
+        return [number for number, found in enumerate(there) if not found]
 
     def file(self, number: int) -> Path:
         """The file of one expert."""
@@ -113,16 +122,20 @@ class ExpertStore:
         Raises:
             DataError: If the file is damaged, or of another network, data set or recipe.
         """
+        with self._opened(number) as rows:
+            return rows[epoch].to(self.real.device), rows[later].to(self.real.device)
+
+    @contextmanager
+    def _opened(self, number: int) -> Iterator[Any]:
+        """The snapshots of an expert, which are read when they are indexed; float, ``(epochs + 1, P)``."""
         try:
             with safe_open(self.file(number), framework="pt") as file:
                 made_for = (file.metadata() or {}).get(MADE_FOR, self.path.name)
-                rows = file.get_slice(KEY)
-                pair = rows[epoch].to(self.real.device), rows[later].to(self.real.device)
+                if made_for != self.path.name:
+                    raise DataError(f"{self.file(number)} belongs to {made_for}; remove it to train this expert again")
+                yield file.get_slice(KEY)
         except (OSError, SafetensorError) as error:
             raise DataError(f"{self.file(number)} is damaged; remove it to train this expert again ({error})") from None
-        if made_for != self.path.name:
-            raise DataError(f"{self.file(number)} belongs to {made_for}; remove it to train this expert again")
-        return pair
 
     def _train_together(self, group: Sequence[int], strategy: Strategy) -> Iterator[int]:
         """Trains a group epoch by epoch; yields behind each."""
