@@ -116,6 +116,17 @@ def find(kind: str, spec: str) -> PluginInfo:
     return matching[0]
 
 
+def is_installed(kind: str, spec: str) -> bool:
+    """Whether an installed plugin of this kind has this name, long or short, even if it is ambiguous."""
+    return any(spec in (info.name, f"{info.distribution}/{info.name}") for info in list_plugins(kind))
+
+
+def base_of(kind: str) -> type[Any]:
+    """The base class of a kind; imports it."""
+    found: type[Any] = _import(BASES[kind])
+    return found
+
+
 def load(kind: str, spec: str) -> type[Any]:
     """Imports the class behind a spec and checks that it is what it claims to be.
 
@@ -126,7 +137,7 @@ def load(kind: str, spec: str) -> type[Any]:
     who = f"{kind} {spec!r} ({info.distribution} {info.version}, {info.value})".replace(" ,", ",")
     try:
         loaded = _import(info.value)
-        base = _import(BASES[kind])
+        base = base_of(kind)
     except (Exception, SystemExit) as error:  # whatever a third party's import raises
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise PluginLoadError(f"{who} cannot be imported: {cause}") from error

@@ -1,9 +1,12 @@
 """Methods head to head: statistics, tables, what is reused, and what a failure leaves alone."""
 
 import csv
+import io
 import json
+import re
 
 import pytest
+from rich.console import Console
 from scipy import stats
 from tiny_runs import command
 
@@ -12,6 +15,7 @@ from benchmark_adapters.report import comparison
 from benchmark_adapters.report.curves import save_curve
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, holm
+from benchmark_adapters.report.tables import fitting_table
 from benchmark_adapters.runner.compare import contenders, matrix
 from dd_plugins.api import BudgetTooSmall, UsageError
 
@@ -105,10 +109,39 @@ def test_costs_and_published_numbers_stand_beside():
 def test_formats():
     header, rows = ("a", "b %"), [("x_1", "1 +- 2"), ("y", "3,000")]
     assert comparison.markdown(header, rows).splitlines()[1] == "| --- | --- |"
-    assert list(csv.reader(comparison.as_csv(header, rows).splitlines())) == [list(header), *map(list, rows)]
+    found = list(csv.reader(comparison.as_csv(header, rows).splitlines()))
+    assert found == [["a", "b %", "b % +-"], ["x_1", "1", "2"], ["y", "3000", ""]]
     text = comparison.latex(header, rows)
     assert r"x\_1 & 1 $\pm$ 2 \\" in text
     assert r"b \%" in text
+
+
+def test_csv_is_for_programs():
+    header = ("elements", "difference", "accuracy %", "source")
+    rows = [("1,536,000", "+1.3 +- 3.3", "84.7 +- 2.4 (trials)", "26.0 (PAD, Table 1)"), ("", "-0.5", "9.0", "1,2")]
+    found = list(csv.DictReader(comparison.as_csv(header, rows).splitlines()))
+    assert found[0]["elements"] == "1536000"
+    assert [(row["difference"], row["difference +-"]) for row in found] == [("+1.3", "3.3"), ("-0.5", "")]
+    assert [(row["accuracy %"], row["accuracy % +-"]) for row in found] == [("84.7", "2.4"), ("9.0", "")]
+    assert found[0]["source"] == "26.0 (PAD, Table 1)"
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 300])
+def test_a_terminal_gets_the_columns_that_it_has_room_for(width):
+    records = {name: [record(name, 0, (0.5, 0.6))] for name in ("dm", "a-method-of-a-long-name")}
+    header, rows = comparison.table(comparison.entries(records, PROTOCOL), PROTOCOL)
+    console = Console(width=width, file=io.StringIO())
+    console.print(fitting_table(header, rows, "title", "caption", width))
+    lines = console.file.getvalue().splitlines()
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line.startswith(("│", "┃"))]
+    body = [row for row in cells if row[0] in ("random real", "dm", "a-method-of-a-long-name")]
+    assert len(body) == 3  # no cell is broken over lines
+    by_name = {row[0]: row for row in rows}
+    assert all(set(row[1:]) <= set(by_name[row[0]]) for row in body)
+    assert ("no room for" in console.file.getvalue()) == (width < 300)
+    if width >= 80:
+        important = [header.index(name) for name in ("accuracy %", "difference")]
+        assert all({by_name[row[0]][k] for k in important} <= set(row) for row in body)
 
 
 # ---- contenders ----------------------------------------------------------------------------------------------------
@@ -220,12 +253,33 @@ def test_a_matrix_says_which_pair_cannot_work(tmp_path, capsys):
         (["--methods", "dm,nothing"], "unknown method 'nothing'"),
         (["--methods", "dm", "--baseline", "hmn"], "--baseline 'hmn' takes no part"),
         (["--methods", "dm", "--set", "hmn:ipc=2"], "'hmn' takes no part"),
+        (["--params", "pixel"], "--params and --objectives are for --matrix"),
+        (["--matrix", "--methods", "dm"], "--params and --objectives are for --matrix"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(words, told, tmp_path, capsys):
     assert command("compare", *words, "--out", tmp_path / "runs") == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_shows_sizes_and_what_cannot_run_and_writes_nothing(tmp_path, capsys):
+    out = tmp_path / "runs"
+    words = ["compare", "--methods", "dm,haba,idc", "--ipc", "1", "--steps", "7", "--dry-run", "--format", "csv"]
+    assert command(*words, "--out", out) == 1
+    rows = {row["method"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    assert not out.exists()
+    assert [rows[name]["elements"] for name in ("dm", "haba", "idc")] == ["640", "", "640"]
+    assert rows["idc"]["images/class"] == "4"
+    assert {row["steps"] for row in rows.values()} == {"7"}
+    assert "haba" in rows["haba"]["cannot run"]
+    assert not rows["dm"]["cannot run"]
+
+
+def test_everything_that_compare_takes_by_default_can_run(tmp_path, capsys):
+    assert command("compare", "--dry-run", "--format", "csv", "--out", tmp_path / "runs") == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["method"] for row in rows] == ["dc", "dsa", "dm", "cafe", "mtt", "idc", "haba", "rtp", "hmn"]
 
 
 # ---- experts and curves --------------------------------------------------------------------------------------------

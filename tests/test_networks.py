@@ -35,6 +35,10 @@ PARAMETERS = [
     ("vgg11", {"norm": "batch"}, VGG),
     ("resnet18", {"norm": "instance"}, RESNET),
     ("resnet18", {"norm": "batch"}, RESNET),
+    ("resnet18-ap", {"norm": "batch"}, {"10": 11_250_762, "100": 11_988_132, "grey": 11_213_770}),
+    ("alexnet", {"norm": "batch"}, {"10": 1_872_202 + 1_920}),
+    ("mlp", {}, {"10": 411_146, "100": 422_756, "grey": 118_282}),
+    ("lenet", {}, {"10": 62_006, "100": 69_656, "grey": 61_706}),
 ]
 # name, settings, column, width of the embedding
 EMBEDDINGS = [
@@ -65,6 +69,8 @@ VARIANTS = [
     *((name, {}) for name in BUILT_IN),
     ("vgg11", {"norm": "batch"}),
     ("resnet18", {"norm": "batch"}),
+    ("resnet18-ap", {"norm": "batch"}),
+    ("alexnet", {"norm": "batch"}),
     ("densenet121", {"norm": "instance"}),
 ]
 
@@ -309,6 +315,27 @@ def test_the_transformer_draws_nothing_when_it_runs_and_pads_with_zeros():
         build_network("vit", (1, 8, 8), 3, {"width": 16, "heads": 3}, seed=0)
 
 
-def test_six_networks_are_built_in():
-    assert BUILT_IN == ["alexnet", "convnet", "densenet121", "resnet18", "vgg11", "vit"]
+def test_average_pools_stand_where_strides_were():
+    network = build_network("resnet18-ap", (3, 16, 16), 5, seed=0)
+    body, images = network.features, noise(2, 3, 16, 16)
+    relu, pool = nn.functional.relu, lambda maps: nn.functional.avg_pool2d(maps, 2)
+    maps = relu(body.bn1(nn.functional.conv2d(images, body.conv1.weight, padding=1)))
+    for number, stage in enumerate((body.layer1, body.layer2, body.layer3, body.layer4)):
+        for position, block in enumerate(stage):
+            halved = number > 0 and position == 0
+            conv2 = block.conv2[1] if halved else block.conv2
+            inner = relu(block.bn1(nn.functional.conv2d(maps, block.conv1.weight, padding=1)))
+            inner = nn.functional.conv2d(pool(inner) if halved else inner, conv2.weight, padding=1)
+            short = maps
+            if halved:
+                short = block.downsample[2](pool(nn.functional.conv2d(maps, block.downsample[0].weight)))
+            maps = relu(block.bn2(inner) + short)
+    assert maps.shape == (2, 512, 2, 2)
+    torch.testing.assert_close(network(images), network.classifier(maps.flatten(1)))
+
+
+def test_nine_networks_are_built_in():
+    assert BUILT_IN == [
+        "alexnet", "convnet", "densenet121", "lenet", "mlp", "resnet18", "resnet18-ap", "vgg11", "vit",
+    ]  # fmt: skip
     assert all(issubclass(registry.load("network", name), Network) for name in BUILT_IN)

@@ -10,9 +10,10 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
+from benchmark_adapters.report.comparison import markdown
 from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.report.statistics import Estimate
-from benchmark_adapters.report.summary import HEADER, committed_records, markdown, read_records, rows
+from benchmark_adapters.report.summary import HEADER, committed_records, read_records, rows
 from benchmark_adapters.report.tables import ledger_table, score_table
 from dd_plugins.api import DataSpec, UsageError
 
@@ -71,7 +72,7 @@ def test_other_methods_and_protocols_stay_apart():
 
 
 def test_markdown_has_one_line_a_row_and_a_rule():
-    text = markdown(rows([record(1, [0.8])])).splitlines()
+    text = markdown(HEADER, rows([record(1, [0.8])])).splitlines()
     assert len(text) == 4
     assert {line.count("|") for line in text} == {len(HEADER) + 1}
 
@@ -132,7 +133,7 @@ def test_preview_shows_a_row_for_each_class_in_true_colours(tmp_path):
 
 def test_the_readme_shows_the_committed_records():
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert markdown(rows(committed_records())) in readme
+    assert markdown(HEADER, rows(committed_records())) in readme
 
 
 def test_a_narrow_terminal_keeps_names_and_accuracies():

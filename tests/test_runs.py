@@ -175,3 +175,19 @@ def test_a_torn_line_of_trials_is_scored_again(done):
     content = folder.trials.read_bytes()
     folder.trials.write_bytes(content[: content.index(b"\n") + 12])
     assert run(out)["scores"][0]["trials"] == record["scores"][0]["trials"]
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e6])
+def test_the_norm_of_all_gradients_together_is_clipped(clip, tmp_path):
+    flags = {"method": "rtp", "ipc": 5}
+    own = ["objective.unroll=2", "network.width=8", "parameterization.lr=0.5", "optimizer.momentum=0"]
+    small = [*own, "protocol.network.width=8", "protocol.train.epochs=1", "protocol.trials=1"]
+    stored = []
+    for steps in (0, 1):
+        record = run(tmp_path, {**flags, "steps": steps}, [*small, f"optimizer.clip_norm={clip}"])
+        stored.append(read_tensors(tmp_path / record["id"] / "synthetic.safetensors")[0])
+    moved = sum(float((stored[1][name] - value).double().square().sum()) for name, value in stored[0].items()) ** 0.5
+    if clip < 1:
+        assert moved == pytest.approx(0.5 * clip, rel=1e-3)  # the rate times the largest norm that is allowed
+    else:
+        assert moved > 0.5 * 0.01

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +14,10 @@ from benchmark_adapters.cli.options import (
     DataRoot,
     Dataset,
     Device,
-    Ipc,
     Out,
     ProtocolName,
 )
+from benchmark_adapters.cli.output import Format, show_table
 
 EPILOG = """
 **Examples**
@@ -39,31 +38,34 @@ holds for that method alone. Runs that are there are reused; a
 failing method does not stop the others, and the exit code is 1 then.
 """
 BASELINES = "dc,dsa,dm,cafe,mtt,idc,haba,rtp,hmn"
-
-
-class Format(StrEnum):
-    """How the table is printed."""
-
-    table = "table"
-    markdown = "markdown"
-    csv = "csv"
-    latex = "latex"
+CONTAINERS, OBJECTIVE = "pixel,idc,haba,rtp,hmn", "idc"
 
 
 def compare(
-    methods: Annotated[str, typer.Option(help="Methods, joined by commas.", rich_help_panel=RUN_PANEL)] = BASELINES,
+    methods: Annotated[
+        str | None,
+        typer.Option(help=f"Methods, joined by commas.  [default: {BASELINES}]", rich_help_panel=RUN_PANEL),
+    ] = None,
     matrix: Annotated[
         bool,
         typer.Option("--matrix", help="Containers x objectives instead of methods.", rich_help_panel=RUN_PANEL),
     ] = False,
     params: Annotated[
-        str, typer.Option(help="Containers of the matrix, joined by commas.", rich_help_panel=RUN_PANEL)
-    ] = "pixel,idc,haba,rtp,hmn",
+        str | None,
+        typer.Option(
+            help=f"Containers of the matrix, joined by commas.  [default: {CONTAINERS}]", rich_help_panel=RUN_PANEL
+        ),
+    ] = None,
     objectives: Annotated[
-        str, typer.Option(help="Objectives of the matrix, joined by commas.", rich_help_panel=RUN_PANEL)
-    ] = "idc",
+        str | None,
+        typer.Option(
+            help=f"Objectives of the matrix, joined by commas.  [default: {OBJECTIVE}]", rich_help_panel=RUN_PANEL
+        ),
+    ] = None,
     dataset: Dataset = None,
-    ipc: Ipc = None,
+    ipc: Annotated[
+        int, typer.Option(help="Budget in images per class; all methods can do with 5.", rich_help_panel=RUN_PANEL)
+    ] = 5,
     protocol: ProtocolName = None,
     runs: Annotated[
         int, typer.Option(min=1, help="Condensations of each method, with seeds 0, 1, ...", rich_help_panel=RUN_PANEL)
@@ -78,6 +80,7 @@ def compare(
     trials: Annotated[
         int | None, typer.Option(min=1, help="Networks trained on each set.", rich_help_panel=RUN_PANEL)
     ] = None,
+    steps: Annotated[int | None, typer.Option(help="Matching steps of all.", rich_help_panel=RUN_PANEL)] = None,
     time_limit: Annotated[
         float | None,
         typer.Option(min=0.01, help="Minutes of each condensation, at most.", rich_help_panel=RUN_PANEL),
@@ -86,6 +89,9 @@ def compare(
         str, typer.Option(help="What differences are taken to.", rich_help_panel=RUN_PANEL)
     ] = "random real",
     assignments: Assignments = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, its sizes, and what cannot run, only.")
+    ] = False,
     output: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.table,
     chunk: Chunk = None,
     device: Device = None,
@@ -96,7 +102,7 @@ def compare(
     from rich.console import Console
 
     from benchmark_adapters.report import comparison as report
-    from benchmark_adapters.report.tables import comparison_table, matrix_table
+    from benchmark_adapters.report.tables import matrix_table, plan_table
     from benchmark_adapters.runner import compare as runner
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.pipeline import Interrupted
@@ -107,9 +113,12 @@ def compare(
     extra = [*(assignments or [])]
     extra += [f"protocol.trials={trials}"] if trials else []
     extra += [f"minutes={time_limit}"] if time_limit else []
-    names = _names(methods)
+    extra += [f"steps={steps}"] if steps is not None else []
+    if (methods and matrix) or ((params or objectives) and not matrix):
+        raise UsageError("--params and --objectives are for --matrix, --methods for a comparison without it")
+    names, rows_of, columns_of = map(_names, (methods or BASELINES, params or CONTAINERS, objectives or OBJECTIVE))
     if matrix:
-        taking_part = runner.matrix(_names(params), _names(objectives), extra)
+        taking_part = runner.matrix(rows_of, columns_of, extra)
     else:
         taking_part = runner.contenders(names, extra)
         if baseline not in (report.RANDOM, *names):
@@ -117,6 +126,12 @@ def compare(
     console = Console(stderr=output is not Format.table)
     options = Options(out, choose_device(device), data_root, chunk_size=chunk)
     shared = {"dataset": dataset, "ipc": ipc, "protocol": protocol}
+    if dry_run:
+        plans = runner.plan(taking_part, shared, options)
+        show_table(*plan_table(plans), output, console, "what would run, with the first seed")
+        if any(planned.why for planned in plans):
+            raise typer.Exit(1)
+        return
     try:
         found = runner.compare(taking_part, shared, runs, options, Reporter(console), across=_names(across))
     except Interrupted as interrupted:
@@ -124,13 +139,10 @@ def compare(
     scored = next(iter(found.configs.values())).protocol
     entries = report.entries(found.records, scored, found.across)
     if matrix:
-        header, rows = matrix_table(entries, _names(params), _names(objectives), found.failures)
+        header, rows = matrix_table(entries, rows_of, columns_of, found.failures)
     else:
         header, rows = report.table(entries, scored, baseline, len(found.across))
-    if output is Format.table:
-        console.print(comparison_table(header, rows, scored.name))
-    else:
-        typer.echo(report.FORMATS[output.value](header, rows))
+    show_table(header, rows, output, console, f"protocol {scored.name}", report.CAPTION)
     for name, why in found.failures.items():
         typer.echo(f"dd-bench: {name} failed: {why}", err=True)
     if found.failures:

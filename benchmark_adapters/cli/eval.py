@@ -32,6 +32,7 @@ def evaluate(
     stored: Annotated[str, typer.Argument(metavar="RUN|FILE", help="A run, or a synthetic.safetensors.")],
     network: Annotated[str | None, typer.Option(help="One network or several, joined by commas.")] = None,
     protocol: Annotated[str | None, typer.Option(help="How it is scored; by default as the run was.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Networks trained on the set.")] = None,
     dataset: Annotated[str | None, typer.Option(help="The real data, for a FILE; by default as the file says.")] = None,
     param: Annotated[str | None, typer.Option(help="A module:Class that the file may import.")] = None,
     metric: Annotated[
@@ -59,8 +60,7 @@ def evaluate(
             value = crfd(stored, name, dataset, param, assignments or [], options, Reporter(console))
             console.print(f"class-relevant feature distance to the real training images: {value:.6g}", highlight=False)
         return
-    record, scores, ipc = rescore(
-        stored, networks, protocol, dataset, param, assignments or [], options, Reporter(console)
-    )
+    own = [*(assignments or []), *([f"protocol.trials={trials}"] if trials else [])]
+    record, scores, ipc = rescore(stored, networks, protocol, dataset, param, own, options, Reporter(console))
     for score in scores:
         console.print(score_table(record, score, ipc))

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.compare import Format
 from benchmark_adapters.cli.options import Assignments, DataRoot, Device, Out
+from benchmark_adapters.cli.output import Format, show_table
 
 EPILOG = """
 **Examples**
@@ -37,7 +37,6 @@ def prune_study(
     from rich.console import Console
 
     from benchmark_adapters.report import comparison as report
-    from benchmark_adapters.report.tables import comparison_table
     from benchmark_adapters.runner import study
     from benchmark_adapters.runner.compare import compare
     from benchmark_adapters.runner.config import resolve
@@ -57,10 +56,7 @@ def prune_study(
         raise KeyboardInterrupt(str(interrupted)) from None
     scored = next(iter(found.configs.values())).protocol
     header, rows = report.table(report.entries(found.records, scored), scored, study.PLAIN)
-    if output is Format.table:
-        console.print(comparison_table(header, rows, scored.name))
-    else:
-        typer.echo(report.FORMATS[output.value](header, rows))
+    show_table(header, rows, output, console, f"protocol {scored.name}", report.CAPTION)
     if found.records[study.PRUNED]:
         picture = study.picture(found.records[study.PRUNED][0], out)
         console.print(f"picture: {picture}", soft_wrap=True, highlight=False)

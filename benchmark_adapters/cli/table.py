@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from benchmark_adapters.cli.output import Format, show_table
+
 EPILOG = """
 **Examples**
 
@@ -18,9 +20,12 @@ EPILOG = """
 
 def table(
     records: Annotated[list[Path] | None, typer.Argument(help="Run folders or record files.")] = None,
+    output: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.markdown,
 ) -> None:
-    """Print records as one Markdown table, repetitions put together, condensations and trials counted apart."""
-    from benchmark_adapters.report.summary import committed_records, markdown, read_records, rows
+    """Print records as one table, repetitions put together, condensations and trials counted apart."""
+    from rich.console import Console
+
+    from benchmark_adapters.report.summary import HEADER, committed_records, read_records, rows
 
     # A shell's runs/*/ also brings folders that are no runs, and runs that have no result yet.
     chosen = [path for path in records or [] if not path.is_dir() or (path / "record.json").is_file()]
@@ -28,4 +33,5 @@ def table(
         if (path / "config.yaml").is_file():
             typer.echo(f"{path}: not finished, left out", err=True)
     found = read_records(chosen) if records else committed_records()
-    typer.echo(markdown(rows(found)))
+    caption = "95 % t-intervals over condensations, over trials if there is one"
+    show_table(HEADER, rows(found), output, Console(), "records", caption)

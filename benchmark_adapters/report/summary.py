@@ -76,12 +76,6 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [_row(key, members) for key, members in ordered]
 
 
-def markdown(table: Sequence[tuple[str, ...]]) -> str:
-    """The table in Markdown."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table)])
-
-
 def _key(
     record: Mapping[str, Any], entry: Mapping[str, Any], holder: Mapping[str, Any], condensed: str
 ) -> tuple[str, ...]:

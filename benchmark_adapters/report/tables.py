@@ -14,6 +14,7 @@ from benchmark_adapters.report.statistics import Estimate
 
 if TYPE_CHECKING:
     from benchmark_adapters.report.comparison import Entry
+    from benchmark_adapters.runner.compare import Planned
     from benchmark_adapters.runner.profile import Phase
 
 
@@ -89,18 +90,48 @@ def profile_table(phase: Phase, versions: Mapping[str, str]) -> Table:
     return table
 
 
-def comparison_table(header: Sequence[str], rows: Sequence[Sequence[str]], protocol: str) -> Table:
-    """A comparison for the terminal; columns without any entry are left out."""
-    table = Table(
-        title=escape(f"protocol {protocol}"),
-        caption="accuracy and paired differences in %, 95 % t-intervals over runs (over trials if there is one run)",
-    )
+# Columns that a narrow terminal keeps, the first ones first; all others follow as far as there is room.
+KEPT = (
+    "method", "container", "data set", "IPC", "cannot run", "accuracy %", "difference", "p (Holm)", "images/class",
+    "x budget", "seconds",
+)  # fmt: skip
+EDGE, GAP = 1, 3  # characters of a table's left edge, and around each column
+
+
+def fitting_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str, caption: str, width: int) -> Table:
+    """A table for a terminal of ``width`` characters; columns without any entry, or without room, are left out."""
     used = [k for k in range(len(header)) if any(row[k] for row in rows)]
-    for k in used:
-        table.add_column(header[k], justify="left" if k < 3 else "right")
+    room = width - EDGE
+    shown: list[int] = []
+    for k in sorted(used, key=lambda k: KEPT.index(header[k]) if header[k] in KEPT else len(KEPT)):
+        needed = GAP + max(len(word) for word in [*header[k].split(), *(row[k] for row in rows)])
+        if needed <= room or not shown:
+            shown.append(k)
+            room -= needed
+    missing = [header[k] for k in used if k not in shown]
+    told = f"no room for: {', '.join(missing)} (a wider terminal, or --format markdown)" if missing else ""
+    table = Table(title=escape(title), caption="\n".join(filter(None, [caption, told])) or None)
+    for k in sorted(shown):
+        table.add_column(header[k], justify="left" if k < 3 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(row[k] for k in used))
+        table.add_row(*(escape(row[k]) for k in sorted(shown)))
     return table
+
+
+def plan_table(plans: Sequence[Planned]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """What a comparison would run: header and cells."""
+    header = ("method", "container", "objective", "steps", "elements", "x budget", "images/class", "run", "cannot run")
+    rows = []
+    for planned in plans:
+        config, container = planned.config, planned.container
+        sizes = ["", "", ""]
+        if container is not None:
+            elements = container.storage().elements
+            sizes = [f"{elements:,}", f"{elements / planned.budget:.3f}", _span(container.counts)]
+        run = f"{planned.run_id}{' (done)' if planned.done else ''}"
+        parts = [planned.name, config.parameterization.name, config.objective.name, f"{config.steps:,}"]
+        rows.append([*parts, *sizes, run, planned.why])
+    return header, rows
 
 
 def matrix_table(

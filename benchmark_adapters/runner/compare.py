@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmark_adapters.runner.config import RunConfig, resolve
-from benchmark_adapters.runner.parts import Options
-from benchmark_adapters.runner.pipeline import run
+from benchmark_adapters.runner.parts import Options, load_real
+from benchmark_adapters.runner.pipeline import check_plan, run
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.rescore import rescore
-from dd_plugins.api import DDPluginsError, UsageError
+from benchmark_adapters.runner.store import read_record_file
+from dd_plugins.api import DDPluginsError, Parameterization, StorageBudget, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,50 @@ class Comparison:
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     across: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a contender would run.
+
+    Attributes:
+        name: The contender's.
+        config: Of its first run.
+        budget: Elements that it may store.
+        run_id: Of its first run.
+        done: Whether that run is finished.
+        container: Within the budget, not initialised; None if the run cannot be made.
+        why: Why it cannot be made, in one line; else empty.
+    """
+
+    name: str
+    config: RunConfig
+    budget: int
+    run_id: str
+    done: bool = False
+    container: Parameterization | None = None
+    why: str = ""
+
+
+def plan(taking_part: Sequence[Contender], shared: Mapping[str, Any], options: Options) -> list[Planned]:
+    """What would run with the first seed, what it would store, and what cannot run; nothing is written.
+
+    Raises:
+        UsageError: If a configuration is wrong.
+    """
+    made = []
+    for contender, config in _planned(taking_part, shared, 1, None):
+        real = load_real(config, options)
+        run_id = config.run_id(real.spec.fingerprint)
+        planned = Planned(contender.name, config, StorageBudget.for_ipc(real.spec, config.ipc).elements, run_id)
+        try:
+            container = check_plan(config, real)
+        except DDPluginsError as error:
+            made.append(replace(planned, why=str(error)))
+            continue
+        done = (read_record_file(options.out / run_id / "record.json") or {}).get("status") == "done"
+        made.append(replace(planned, container=container, done=done))
+    return made
 
 
 def contenders(names: Sequence[str], assignments: Sequence[str]) -> list[Contender]:

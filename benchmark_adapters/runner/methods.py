@@ -35,6 +35,11 @@ class Settings(PluginConfig):
     source: str
     applies: Applies = Field(default_factory=Applies, alias="for")
     values: dict[str, Any] = Field(default_factory=dict, alias="set")
+    per_ipc: dict[str, float] = Field({}, description="values that grow with the budget: times the IPC")
+
+    def at(self, ipc: int) -> dict[str, Any]:
+        """The values at a budget."""
+        return {**self.values, **{key: value * ipc for key, value in self.per_ipc.items()}}
 
 
 class Method(PluginConfig):
@@ -62,9 +67,11 @@ class Method(PluginConfig):
         nearest = self._nearest(dataset, ipc)
         for block in self.settings:
             if block.applies.holds(dataset, ipc):
-                merged.update({key: (value, False) for key, value in block.values.items()})
+                merged.update({key: (value, False) for key, value in block.at(ipc).items()})
             elif block.applies.holds(dataset, nearest):
-                lent = {key: value for key, value in block.values.items() if not key.startswith("parameterization.")}
+                lent = {
+                    key: value for key, value in block.at(nearest).items() if not key.startswith("parameterization.")
+                }
                 merged.update({key: (value, True) for key, value in lent.items()})
         return merged
 

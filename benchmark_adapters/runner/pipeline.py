@@ -133,9 +133,9 @@ def check_plan(config: RunConfig, real: RealData) -> Parameterization:
     if config.pruning is not None:
         check_pruning(config, container, build_container(config, real, within=True))
     container.parameter_groups()  # a container with nothing to learn says so
-    _build_objective(config, real)
     spec, condensed_on = real.spec, config.network
-    build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
+    network_of = build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
+    _build_objective(config, real).check(container.labels, container.groups(), network_of)
     build_augmentation(config.protocol.train, real.spec)
     network = config.protocol.network
     build_network(network.name, spec.image_shape, spec.num_classes, network.settings, seed=0)
@@ -260,7 +260,8 @@ def make_record(config: RunConfig, real: RealData, run_id: str, folder: RunFolde
         return known
     stored = load_stored(folder.synthetic, trusted=config.parameterization.name)
     ledger = stored.storage()
-    name = f"{config.parameterization.name} + {config.objective.name}"
+    parts = (config.parameterization.name, config.objective.name)
+    name = " + ".join(parts) + (f" ({config.method})" if config.method not in parts else "")
     if config.pruning is not None:
         name = f"{name}, {config.pruning.name}"
     elif config.over_budget:

@@ -84,6 +84,19 @@ class MatchingObjective(ABC):
         self.data = data
         self.config: PluginConfig = parse_config(type(self).Config, config, "objective")
 
+    def check(self, targets: Tensor, groups: Tensor | None, network: Network) -> None:
+        """Refuses what it cannot work with, before a run writes anything; by default it works with everything.
+
+        Args:
+            targets: Labels of all synthetic images, int64, ``(N,)``, on the CPU.
+            groups: As in :class:`Context`.
+            network: One that :attr:`Context.make_network` would build, on the CPU.
+
+        Raises:
+            IncompatibleError: In one line, what is missing.
+        """
+        del targets, groups, network
+
     def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
         """Takes the real data, the labels of all synthetic images (int64, ``(N,)``), and does one-off work."""
         self.real, self.targets, self.context = real, targets, context

@@ -1,4 +1,4 @@
-"""AlexNet for small images, as cross-architecture tables use it: five convolutions, no norm, no dropout.
+"""AlexNet for small images, as cross-architecture tables use it: five convolutions, no dropout, no norm by default.
 
 Source: A. Krizhevsky, I. Sutskever and G. Hinton, "ImageNet Classification with Deep Convolutional Neural Networks",
 NeurIPS 2012, in the small form of B. Zhao, K. R. Mopuri and H. Bilen, "Dataset Condensation with Gradient Matching",
@@ -14,8 +14,9 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
 from torch import nn
 
 from dd_plugins.api.network import Network
@@ -29,6 +30,13 @@ LAST_MAP = (4, 4)
 class AlexNet(FeatureClassifier):
     """AlexNet for small images; 1,872,202 parameters at 3x32x32 and 10 classes."""
 
+    class Config(Network.Config):
+        """Settings of AlexNet."""
+
+        norm: Literal["none", "batch"] = Field("none", description="after each convolution")
+
+    config: Config
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -40,15 +48,14 @@ class AlexNet(FeatureClassifier):
         height, width = stem_map(image_shape)
         layers: list[nn.Module] = []
         for index, (out_channels, kernel, pool) in enumerate(LAYERS):
-            layers += [nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2 if index else padding), nn.ReLU()]
+            layers.append(nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2 if index else padding))
+            layers += [nn.BatchNorm2d(out_channels)] if self.config.norm == "batch" else []
+            layers.append(nn.ReLU())
             if pool and min(height, width) >= 2:
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
             channels = out_channels
-        if (
-            height,
-            width,
-        ) != LAST_MAP:  # where it would change nothing it is left out: on a GPU it is not deterministic
+        if (height, width) != LAST_MAP:  # where it changes nothing it is left out: on a GPU it is not deterministic
             layers.append(nn.AdaptiveAvgPool2d(LAST_MAP))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels * LAST_MAP[0] * LAST_MAP[1], num_classes)

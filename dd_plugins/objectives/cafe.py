@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from dd_plugins.api import Context, DataSpec, Match, MatchingObjective, Network, PluginConfig, RealData
+from dd_plugins.api import DataSpec, Match, MatchingObjective, Network, PluginConfig
 from dd_plugins.augmentation import Augmentation, Draw, default_strategy
 from dd_plugins.matching import TrainedNetwork, class_means, synthetic_epoch
 
@@ -61,11 +61,10 @@ class CAFE(MatchingObjective):
         self.steps_taken = 0  # on this network
         self.outer_done = True
 
-    def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
-        """Checks that the network has maps at several depths."""
-        super().prepare(real, targets, context)
+    def check(self, targets: Tensor, groups: Tensor | None, network: Network) -> None:
+        """The network must have maps at several depths."""
         with torch.no_grad():
-            context.make_network(0).taps(real.train.images(targets[:2] * 0))
+            network.taps(torch.zeros(2, *self.data.image_shape))
 
     def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
         """``sum_j w_j sum_c || mean f_j(real) - mean f_j(synthetic) ||^2 + 0.01 sum_i CE(f(x_i) . centres, y_i)``."""

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import Context, DataSpec, DifferentiableObjective, PluginConfig, RealData
+from dd_plugins.api import DataSpec, DifferentiableObjective, Network, PluginConfig
 from dd_plugins.augmentation import Augmentation, default_strategy
 from dd_plugins.matching import class_means, embed_in_chunks
 
@@ -38,11 +38,10 @@ class DM(DifferentiableObjective):
         strategy = default_strategy(data) if self.config.strategy == "auto" else self.config.strategy
         self.augmentation = Augmentation.dsa(strategy)
 
-    def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
-        """Checks that the network has features to embed images in."""
-        super().prepare(real, targets, context)
+    def check(self, targets: Tensor, groups: Tensor | None, network: Network) -> None:
+        """The network must have features to embed images in."""
         with torch.no_grad():
-            context.make_network(0).embed(real.train.images(targets[:2] * 0))
+            network.embed(torch.zeros(2, *self.data.image_shape))
 
     def loss(self, images: Tensor, targets: Tensor, step: int) -> Tensor:
         """Sum over classes of ``|| mean psi(A(real)) - mean psi(A(synthetic)) ||^2``, with one draw of A a class."""

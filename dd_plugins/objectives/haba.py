@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from dd_plugins.api import Context, DataSpec, IncompatibleError, Match, PluginConfig, RealData
+from dd_plugins.api import Context, DataSpec, IncompatibleError, Match, Network, PluginConfig, RealData
 from dd_plugins.matching import TrainedNetwork
 from dd_plugins.trajectories import TrajectoryMatching, TrajectoryMatchingConfig
 
@@ -49,20 +49,15 @@ class HaBaMatching(TrajectoryMatching):
         super().__init__(data, config)
         self.adversary: TrainedNetwork | None = None
 
-    def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
-        """Finds the images of each hallucinator, and builds the adversary.
+    def check(self, targets: Tensor, groups: Tensor | None, network: Network) -> None:
+        """The container must have groups, all of the same classes, and the network features."""
+        _members(targets, groups)
+        with torch.no_grad():
+            network.embed(torch.zeros(2, *self.data.image_shape))
 
-        Raises:
-            IncompatibleError: If the container has no groups, or groups of different classes.
-        """
-        groups = context.groups
-        if groups is None:
-            raise IncompatibleError(
-                "objective haba needs a container with shared components, such as haba; for others take mtt"
-            )
-        self.members = [torch.nonzero(groups == k).flatten() for k in groups.unique().tolist()]
-        if any(not torch.equal(targets[rows], targets[self.members[0]]) for rows in self.members):
-            raise IncompatibleError("objective haba needs the same classes in every group of images")
+    def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
+        """Finds the images of each hallucinator, and builds the adversary."""
+        self.members = _members(targets, context.groups)
         super().prepare(real, targets, context)
         if len(self.members) > 1:
             self.adversary = self._build(seed=context.draw_seed())
@@ -133,6 +128,18 @@ class HaBaMatching(TrajectoryMatching):
     def _build(self, seed: int) -> TrainedNetwork:
         network = self.context.make_network(seed)
         return TrainedNetwork(network, self.config.adversary_lr, self.config.adversary_momentum, 0.0, seed)
+
+
+def _members(targets: Tensor, groups: Tensor | None) -> list[Tensor]:
+    """The images of each group."""
+    if groups is None:
+        raise IncompatibleError(
+            "objective haba needs a container with shared components, such as haba; for others take mtt"
+        )
+    members = [torch.nonzero(groups == k).flatten() for k in groups.unique().tolist()]
+    if any(not torch.equal(targets[rows], targets[members[0]]) for rows in members):
+        raise IncompatibleError("objective haba needs the same classes in every group of images")
+    return members
 
 
 def supervised_contrast(features: Tensor, labels: Tensor, temperature: float) -> Tensor:

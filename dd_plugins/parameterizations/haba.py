@@ -135,10 +135,11 @@ class HaBa(Parameterization):
 
     def describe(self) -> str:
         """Sizes, and what they take of the budget."""
-        kind = "grey " if self.config.grey else ""
+        grey, styles = "grey " if self.config.grey else "", len(self.scale)
+        bases = min(self.counts) // styles
         return (
-            f"haba: {len(self.scale)} hallucinators and {min(self.counts) // len(self.scale)} {kind}bases of each "
-            f"class, {self.storage().elements / self.budget.elements:.3f} of the budget"
+            f"haba: {_counted(styles, 'hallucinator')} and {_counted(bases, f'{grey}base')} of each class, "
+            f"{self.storage().elements / self.budget.elements:.3f} of the budget"
         )
 
     def _hallucinate(self, bases: Tensor, style: int) -> Tensor:
@@ -173,3 +174,7 @@ class HaBa(Parameterization):
         encoder = channels * ((inputs or channels) * KERNEL**2 + 1)
         decoder = channels * (channels * KERNEL**2 + 1)
         return encoder + decoder + 2 * channels * (height - KERNEL + 1) * (width - KERNEL + 1)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
