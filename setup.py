@@ -82,7 +82,14 @@ setup(
     packages=find_packages(include=["dd_plugins*", "benchmark_adapters*"]),
     package_data={
         "dd_plugins": ["py.typed"],
-        "benchmark_adapters": ["py.typed", "protocols/*.yaml", "methods/*.yaml", "references/*.yaml", "records/*.json"],
+        "benchmark_adapters": [
+            "py.typed",
+            "protocols/*.yaml",
+            "methods/*.yaml",
+            "references/*.yaml",
+            "records/*.json",
+            "templates/*/*.txt",
+        ],
     },
     install_requires=[
         "torch>=2.6",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from dd_plugins.api import RealData, SyntheticSet, UsageError
+from dd_plugins.api import PluginConfig, RealData, SyntheticSet, UsageError, parse_config
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,21 @@ class ScoreContext:
 
 
 class Benchmark(ABC):
-    """Scores synthetic sets."""
+    """Scores synthetic sets; authors write :meth:`cells` and :meth:`score`."""
 
     api_version: ClassVar[int] = 1
+    check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
+
+    class Config(PluginConfig):
+        """Settings of the benchmark; override with a subclass."""
+
+    def __init__(self, config: PluginConfig | Mapping[str, Any] | None = None) -> None:
+        self.config: PluginConfig = parse_config(type(self).Config, config, "benchmark")
+
+    @classmethod
+    def missing(cls) -> str:
+        """What has to be installed before it can score, in one line; empty if nothing."""
+        return ""
 
     @abstractmethod
     def cells(self) -> Sequence[Cell]:

@@ -154,10 +154,15 @@ def train_networks(
 
 
 def networks_at_once(data: DataSpec, targets: Tensor, config: TrainConfig) -> int:
-    """How many networks are best trained together: any number on a GPU, as many as threads where batches are small."""
+    """How many networks are best given to `train_networks` together.
+
+    Any number on a GPU; on the CPU a few for each thread where batches are small, so that no thread idles for long at
+    the end, and else one.
+    """
     if targets.is_cuda:
         return sys.maxsize
-    return torch.get_num_threads() if _small(data, targets, config) else 1
+    threads = torch.get_num_threads()
+    return 2 * threads + 1 if threads > 1 and _small(data, targets, config) else 1
 
 
 @torch.no_grad()

@@ -141,7 +141,7 @@ def test_step_matched_protocol_takes_the_updates_of_the_budget(real):
 def test_native_benchmark_carries_name_and_hash(real):
     protocol = _protocol()
     chosen = _set(real, slice(0, 20))
-    scores = NativeBenchmark(protocol).score(chosen, CELL, ScoreContext(real, CPU))
+    scores = NativeBenchmark({"protocol": protocol}).score(chosen, CELL, ScoreContext(real, CPU))
     assert scores.trials == evaluate(chosen, protocol, CELL, ScoreContext(real, CPU))
     assert (scores.protocol, scores.protocol_hash, scores.metric) == ("tiny", protocol.hash, "accuracy")
     assert NativeBenchmark().protocol == load_protocol("dsa")

@@ -9,11 +9,13 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from benchmark_adapters.cli import check as check_command
 from benchmark_adapters.cli import compare as compare_command
 from benchmark_adapters.cli import convert_prior as convert_prior_command
 from benchmark_adapters.cli import eval as eval_command
+from benchmark_adapters.cli import exchange, listing, show
 from benchmark_adapters.cli import experts as experts_command
-from benchmark_adapters.cli import listing, show
+from benchmark_adapters.cli import new as new_command
 from benchmark_adapters.cli import plot as plot_command
 from benchmark_adapters.cli import profile as profile_command
 from benchmark_adapters.cli import prune as prune_command
@@ -57,13 +59,20 @@ app.command("profile", epilog=profile_command.EPILOG)(profile_command.profile)
 app.command("prune", epilog=prune_command.EPILOG)(prune_command.prune)
 app.command("prune-study", epilog=prune_study_command.EPILOG)(prune_study_command.prune_study)
 app.command("yardsticks", epilog=yardsticks_command.EPILOG)(yardsticks_command.yardsticks)
+app.command("export", epilog=exchange.EXPORT_EPILOG)(exchange.export_run)
+app.command("import", epilog=exchange.IMPORT_EPILOG)(exchange.import_run)
+app.command("check", epilog=check_command.EPILOG)(check_command.check)
+app.command("new", epilog=new_command.EPILOG)(new_command.new)
 app.command("list", epilog=listing.EPILOG)(listing.list_plugins)
 app.command("show", epilog=show.EPILOG)(show.show)
 app.command("table", epilog=table_command.EPILOG)(table_command.table)
 
 
 def run() -> None:
-    """Runs the command; exit codes: 0 done, 1 failed while running, 2 not possible as asked, 130 interrupted."""
+    """Runs the command.
+
+    Exit codes: 0 done, 1 failed while running, 2 not possible as asked, 3 a check failed, 130 interrupted.
+    """
     # Threads that wait for work should sleep: spinning ones slow small networks down many times on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()

@@ -19,7 +19,7 @@ EPILOG = """
 
 The run tells what is condensed, and how it is scored; its own pruning and seed do not matter. What is there is reused.
 """
-RATES = "0.05,0.1,0.2,0.3,0.5"
+RATES = "0.1,0.3,0.5"
 
 
 def prune_study(

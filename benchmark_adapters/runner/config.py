@@ -230,6 +230,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def settings_of(assignments: Sequence[str]) -> dict[str, Any]:
+    """Assignments ``a.b=c`` alone, as nested settings."""
+    return _nest(dict(_parse_assignment(text) for text in assignments))
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values as dotted keys; a part given by its name alone sets ``part.name``."""
     flat: dict[str, Any] = {}

@@ -170,6 +170,7 @@ def _scores(
         make_generator(seed_for("pruning", config.seed)),
         config.steps,
         options.device,
+        cache=options.out,
         network=config.network.model_dump(mode="json"),
         job=reporter.watch,
     )

@@ -186,7 +186,7 @@ def _whole(real: RealData, name: str, split: str) -> SyntheticSet:
 
 
 def _benchmark(protocol: Protocol) -> Benchmark:
-    made: Benchmark = registry.load("benchmark", "native")(protocol)
+    made: Benchmark = registry.load("benchmark", "native")({"protocol": protocol})
     return made
 
 

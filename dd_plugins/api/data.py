@@ -121,6 +121,7 @@ class Dataset(ABC):
 
     api_version: ClassVar[int] = 1
     takes_argument: ClassVar[bool] = False
+    check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):
         """Settings of the data set; none by default."""

@@ -19,6 +19,7 @@ class Network(nn.Module):
     """
 
     api_version: ClassVar[int] = 1
+    check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):
         """Settings of the network; override with a subclass."""

@@ -72,6 +72,7 @@ class MatchingObjective(ABC):
     """
 
     api_version: ClassVar[int] = 1
+    check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):
         """Settings of the objective; override with a subclass."""

@@ -59,6 +59,7 @@ class Parameterization(nn.Module, ABC):
     """
 
     api_version: ClassVar[int] = 1
+    check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):
         """Settings of the container; override with a subclass."""

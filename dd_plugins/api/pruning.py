@@ -21,6 +21,7 @@ class PruningStrategy(ABC):
     """
 
     api_version: ClassVar[int] = 1
+    check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):
         """Settings of the strategy; override with a subclass."""

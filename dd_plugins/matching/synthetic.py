@@ -10,6 +10,9 @@ Deviations:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
@@ -35,6 +38,8 @@ class TrainOnSyntheticConfig(GradientMatchingConfig):
 
 class TrainOnSynthetic(GradientMatching):
     """Matches at points along a training on the synthetic images themselves."""
+
+    check_settings: ClassVar[Mapping[str, Any]] = {"batch_real": 4, "outer": 2, "inner": 1, "batch_train": 8}
 
     class Config(TrainOnSyntheticConfig):
         """Settings of the loops."""

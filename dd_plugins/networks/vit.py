@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -31,6 +31,8 @@ MOST_PATCHES = 8  # along the shorter side, by default
 
 class ViT(FeatureClassifier):
     """Patches and a class token through pre-norm transformer blocks; the token is what is classified."""
+
+    check_settings: ClassVar[Mapping[str, Any]] = {"width": 16, "depth": 2, "heads": 2, "patch": 4}
 
     class Config(Network.Config):
         """Settings of the transformer."""

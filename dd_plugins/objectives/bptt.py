@@ -11,7 +11,7 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -25,6 +25,8 @@ from dd_plugins.trajectories import Batch, FlatNetwork, pull_back, train_on
 
 class BPTT(MatchingObjective):
     """The loss on real images of a fresh network that was trained on synthetic ones."""
+
+    check_settings: ClassVar[Mapping[str, Any]] = {"unroll": 3, "batch_syn": 2, "batch_real": 4}
 
     class Config(PluginConfig):
         """Settings of back-propagation through time."""

@@ -13,7 +13,7 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -30,6 +30,14 @@ CHUNK = 1024  # real images whose maps are held at once
 
 class CAFE(MatchingObjective):
     """Layer-wise feature alignment and a discrimination loss, along the training on the synthetic images."""
+
+    check_settings: ClassVar[Mapping[str, Any]] = {
+        "batch_real": 4,
+        "probe": 4,
+        "max_outer": 2,
+        "max_inner": 2,
+        "batch_train": 8,
+    }
 
     class Config(PluginConfig):
         """Settings of CAFE."""

@@ -11,7 +11,7 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -24,6 +24,8 @@ from dd_plugins.matching import class_means, embed_in_chunks
 
 class DM(DifferentiableObjective):
     """Sum over classes of the squared distance between mean features; a fresh random network every step."""
+
+    check_settings: ClassVar[Mapping[str, Any]] = {"batch_real": 4}
 
     class Config(PluginConfig):
         """Settings of distribution matching."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,10 @@ from dd_plugins.threads import side_by_side
 
 class IDC(GradientMatching):
     """Gradient matching of convolution weights along the training on real data."""
+
+    check_settings: ClassVar[Mapping[str, Any]] = {
+        "batch_real": 4, "batch_syn": 3, "pool": 2, "network_updates": 2, "max_updates": 4, "network_batch": 8,
+    }  # fmt: skip
 
     class Config(GradientMatchingConfig):
         """Settings of IDC's matching."""

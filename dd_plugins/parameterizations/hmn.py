@@ -13,10 +13,11 @@ Deviations:
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from math import cos, pi
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -32,6 +33,12 @@ logger = logging.getLogger(__name__)
 
 class HMN(Parameterization):
     """Three memories and one decoder: many images share what they have in common."""
+
+    check_settings: ClassVar[Mapping[str, Any]] = {
+        "max_images_per_class": 5,
+        "warm_start_steps": 2,
+        "warm_start_batch": 8,
+    }
 
     class Config(PluginConfig):
         """Settings of the hierarchical memory network; sizes left out are searched for within the budget."""

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -46,6 +46,12 @@ PIXELS = "pixels"
 
 class HPD(Parameterization):
     """Progressive levels of a generator: styles and state are learned level by level, then the pixels."""
+
+    check_settings: ClassVar[Mapping[str, Any]] = {
+        "samples": 8,
+        "allow_weak_prior": True,
+        "recipe": {"kind": "vae", "width": 4, "noise": 4, "style": 4, "steps": 5, "classes": 4, "images": 2},
+    }
 
     class Config(PluginConfig):
         """Settings of the progressive parameterization."""

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from dd_plugins.api import Context, PluginConfig, PruningStrategy, SyntheticSet
+from dd_plugins.api import (
+    Context,
+    PluginConfig,
+    PruningStrategy,
+    SyntheticFileError,
+    SyntheticSet,
+    read_tensors,
+    write_tensors,
+)
 from dd_plugins.augmentation import Augmentation
 from dd_plugins.pruning.scores import EASY_IS_HIGH, random_scores, watched_training
 from dd_plugins.pruning.selectors import USES_BETA, select
@@ -17,6 +29,7 @@ from dd_plugins.training import Plan, TrainConfig
 ScoreName = Literal["aum", "aum-probability", "el2n", "forgetting", "entropy", "loss", "grand", "random", "herding"]
 SelectorName = Literal["double-end", "keep-easy", "keep-hard", "stratified", "top"]
 GRID = tuple(tenth / 10 for tenth in range(11))
+ENDS_EARLY = ("el2n", "grand", "herding")  # scores whose training tells no other score, or ends before it can
 
 
 class WatchedTraining(PluginConfig):
@@ -51,6 +64,8 @@ class WatchedTraining(PluginConfig):
 class ScoreAndSelect(PruningStrategy):
     """Scores images by a training that is watched, and selects class by class."""
 
+    check_settings: ClassVar[Mapping[str, Any]] = {"networks": 2, "epochs": 3}
+
     class Config(WatchedTraining):
         """Settings of a score and a selector."""
 
@@ -71,9 +86,12 @@ class ScoreAndSelect(PruningStrategy):
         config, targets = self.config, images.targets
         if config.score == "random":
             return random_scores(len(targets), make_generator(seed_for("random scores", config.seed or 0)))
-        networks = [context.make_network(context.draw_seed()) for _ in range(config.networks)]
-        seeds = [context.draw_seed() for _ in networks]
-        recipe = config.recipe()
+        born = [context.draw_seed() for _ in range(config.networks)]
+        seeds, recipe = [context.draw_seed() for _ in born], config.recipe()
+        kept = _kept_in(context, images, recipe, [*born, *seeds])
+        if kept is not None and config.score in (known := _read(kept)):
+            return known[config.score]
+        networks = [context.make_network(seed) for seed in born]
         total = Plan.of(recipe, len(targets)).total * len(networks)
         with context.job("watch the training", total) as update:
             found = watched_training(
@@ -86,6 +104,8 @@ class ScoreAndSelect(PruningStrategy):
                 wanted=config.score,
                 on_update=lambda done, _: update(done),
             )
+        if kept is not None and config.score not in ENDS_EARLY:  # one training tells all scores that logits decide
+            write_tensors(kept, {name: score.cpu() for name, score in found.items()}, {})
         return found[config.score].cpu()
 
     def select(self, score: Tensor, targets: Tensor, num_keep: int) -> Tensor:
@@ -137,3 +157,21 @@ class Random(ScoreAndSelect):
 
         score: ScoreName = Field("random", description="what is measured of every image")
         selector: SelectorName = Field("top", description="which images of a class are kept")
+
+
+def _kept_in(context: Context, images: SyntheticSet, recipe: TrainConfig, seeds: list[int]) -> Path | None:
+    """Where the scores of this training of these networks on these images are kept; None if there is no folder."""
+    if context.cache is None:
+        return None
+    content = [dict(context.network), recipe.model_dump(mode="json"), seeds, images.targets.tolist()]
+    digest = sha256(json.dumps(content, sort_keys=True).encode())
+    digest.update(images.images.detach().cpu().contiguous().numpy().tobytes())
+    return context.cache / "watched" / f"{digest.hexdigest()[:16]}.safetensors"
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """Scores that are kept; none where there are none, or damaged ones."""
+    try:
+        return read_tensors(file)[0] if file.exists() else {}
+    except SyntheticFileError:
+        return {}

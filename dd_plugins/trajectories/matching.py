@@ -10,7 +10,7 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -60,6 +60,11 @@ class TrajectoryMatching(MatchingObjective):
     Attributes:
         lr: The learning rate of the SGD steps, learned along the way.
     """
+
+    check_settings: ClassVar[Mapping[str, Any]] = {
+        "syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 2, "experts": 2, "training_epochs": 3, "batch_syn": 8,
+        "training_batch": 16,
+    }  # fmt: skip
 
     class Config(TrajectoryMatchingConfig):
         """Settings of trajectory matching."""

@@ -1,0 +1,82 @@
+"""dd-bench export and dd-bench import: sets for others, and sets of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark_adapters.cli.options import Assignments, DataRoot, Dataset, Ipc, Out
+
+EXPORT_EPILOG = """
+**Examples**
+
+`dd-bench export 3f2a90c1d4 --to dc-bench --root dc_benchmark` puts it where DC-BENCH looks for `--method dm`
+
+`dd-bench export 3f2a90c1d4 --to parquet --root my-set` for the Hugging Face hub, with a card
+
+`dd-bench export 3f2a90c1d4 --to imagefolder --root pictures`
+
+What is exported are decoded images, so all that a container saves is gone. Nothing that is there is overwritten.
+"""
+IMPORT_EPILOG = """
+**Examples**
+
+`dd-bench import --from mtt logged_files/CIFAR10/run --dataset cifar10 --set data.zca=true`
+
+`dd-bench import --from dc res_DSA_CIFAR10_ConvNet_10ipc.pt --dataset cifar10 --name "DSA, published"`
+
+`dd-bench import --from dc-bench distilled_results/DM/CIFAR10/IPC10 --dataset cifar10`
+
+Files are read without running anything in them. `dd-bench eval RUN` scores the set like any other.
+"""
+
+
+def export_run(
+    stored: Annotated[str, typer.Argument(metavar="RUN|FILE", help="A run, or a synthetic.safetensors.")],
+    to: Annotated[str, typer.Option("--to", help="Format: dc-bench, pt, imagefolder or parquet.")],
+    root: Annotated[Path, typer.Option("--root", help="Where to: a new folder; for dc-bench its checkout, or any.")],
+    layout: Annotated[
+        str, typer.Option(help="dc-bench: whose place it takes, dc, dsa, dm, tm, random or kmeans.")
+    ] = "dm",
+    dataset: Annotated[str | None, typer.Option(help="The real data, for a FILE; by default as the file says.")] = None,
+    param: Annotated[str | None, typer.Option(help="A module:Class that the file may import.")] = None,
+    data_root: DataRoot = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Write the decoded images of a stored set in a format that others read."""
+    from benchmark_adapters.formats import load_format
+    from benchmark_adapters.runner.exchange import export_set
+    from benchmark_adapters.runner.parts import Options
+    from benchmark_adapters.runner.system import choose_device
+
+    form = load_format(to, {"layout": layout} if to == "dc-bench" else {})
+    for path in export_set(stored, form, root, dataset, param, Options(out, choose_device("cpu"), data_root)):
+        typer.echo(path)
+
+
+def import_run(
+    path: Annotated[Path, typer.Argument(help="The file or folder.")],
+    source: Annotated[
+        str, typer.Option("--from", help="Format: dc, mtt, dc-bench, ddranking, pt, imagefolder or parquet.")
+    ],
+    dataset: Dataset = None,
+    ipc: Ipc = None,
+    name: Annotated[str | None, typer.Option(help="Its name in tables.")] = None,
+    assignments: Assignments = None,
+    data_root: DataRoot = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Bring a published set in, to be scored by the one evaluator beside others."""
+    from benchmark_adapters.formats import load_format
+    from benchmark_adapters.runner.exchange import import_set
+    from benchmark_adapters.runner.parts import Options
+    from benchmark_adapters.runner.system import choose_device
+
+    options = Options(out, choose_device("cpu"), data_root)
+    flags = {"dataset": dataset, "ipc": ipc}
+    record = import_set(path, load_format(source), name, flags, assignments or [], options)
+    counts = record["images_per_class"]
+    typer.echo(f"run {record['id']}: {record['name']}, {sum(counts)} images, IPC {record['config']['ipc']}")
+    typer.echo(f"next: dd-bench eval {record['id']}")

@@ -1,0 +1,113 @@
+"""The layout of a Hugging Face data set: parquet with pictures and labels, and a card; exact tensors in a column."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmark_adapters.formats.base import Exported, Format, Imported, checked, staged
+from benchmark_adapters.formats.imagefolder import pictures_of
+from benchmark_adapters.formats.pt import ABOUT, same_spec, write_about
+from dd_plugins.api import DataError, RealData
+
+FILE = "data/train-00000-of-00001.parquet"
+CARD = """---
+license: other
+task_categories:
+- image-classification
+size_categories:
+- {size}
+tags:
+- dataset-distillation
+- synthetic
+---
+
+# A distilled {name}
+
+{count} synthetic images of {classes} classes, made from {name} by {method} within a budget of {ipc} image{s} per class.
+
+- `image`: a picture of 8 bits, clipped to what can be shown
+- `label`: the class
+- `pixels`: the exact numbers, float32, C x H x W, normalised with mean {mean} and deviation {std}: train on these
+
+The licence is that of the data the set was made from. Written by dd-plugins; `about.json` says from which run.
+"""
+
+
+class ParquetFormat(Format):
+    """``data/train-00000-of-00001.parquet`` as `datasets.load_dataset` reads it, and a ``README.md``."""
+
+    def write(self, exported: Exported, root: Path) -> list[Path]:
+        """Writes the folder ``root``."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pictures = []
+        for picture in pictures_of(exported):
+            buffer = io.BytesIO()
+            picture.save(buffer, format="PNG")
+            pictures.append({"bytes": buffer.getvalue(), "path": None})
+        flat = exported.images.flatten(1).cpu().numpy().astype(np.float32)
+        table = pa.table(
+            {
+                "image": pa.array(pictures, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+                "label": pa.array(exported.targets.tolist(), pa.int64()),
+                "pixels": pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1]),
+            }
+        )
+        features = {
+            "image": {"_type": "Image"},
+            "label": {"_type": "ClassLabel", "names": list(exported.class_names)},
+            "pixels": {"_type": "Sequence", "feature": {"_type": "Value", "dtype": "float32"}, "length": flat.shape[1]},
+        }
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        with staged(root) as folder:
+            (folder / FILE).parent.mkdir()
+            pq.write_table(table, folder / FILE)
+            (folder / "README.md").write_text(_card(exported))
+            write_about(exported, folder)
+        return [root / FILE, root / "README.md", root / ABOUT]
+
+    def read(self, path: Path, real: RealData) -> Imported:
+        """Reads the exact tensors of the folder."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        same_spec(path, real)
+        file = path / FILE
+        try:
+            table = pq.read_table(file)
+            flat = table["pixels"].combine_chunks().flatten().to_numpy()
+            labels = table["label"].to_numpy()
+        except FileNotFoundError:
+            raise DataError(f"{file}: no such file") from None
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise DataError(f"{file}: damaged, or without a column pixels of exact numbers ({error})") from None
+        try:
+            images = torch.from_numpy(np.array(flat)).view(len(labels), *real.spec.image_shape)
+        except RuntimeError:
+            raise DataError(
+                f"{file}: {len(flat)} numbers are not {len(labels)} images {real.spec.image_shape}"
+            ) from None
+        return checked(images, torch.from_numpy(np.array(labels)), real, file)
+
+
+def _card(exported: Exported) -> str:
+    count = len(exported.targets)
+    size = next(name for most, name in ((1000, "n<1K"), (10_000, "1K<n<10K"), (10**9, "10K<n<100K")) if count < most)
+    data = exported.data
+    return CARD.format(
+        size=size,
+        name=data.name,
+        count=f"{count:,}",
+        classes=data.num_classes,
+        method=exported.notes.get("name", "an unknown method"),
+        ipc=exported.ipc,
+        s="" if exported.ipc == 1 else "s",
+        mean=[round(value, 6) for value in data.mean],
+        std=[round(value, 6) for value in data.std],
+    )

@@ -1,0 +1,81 @@
+"""One ``.pt`` file of plain tensors: what most codebases read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark_adapters.formats.base import Exported, Format, Imported, checked, load_tensors, staged
+from dd_plugins.api import DataError, DataSpec, RealData
+
+NAME = "set.pt"
+ABOUT = "about.json"
+
+
+class PtFormat(Format):
+    """``set.pt``: ``images`` (model space), ``labels``, and what normalises pixels into that space; ``about.json``."""
+
+    def write(self, exported: Exported, root: Path) -> list[Path]:
+        """Writes the folder ``root``."""
+        with staged(root) as folder:
+            content = {
+                "images": exported.images.cpu().contiguous(),
+                "labels": exported.targets.cpu(),
+                "mean": list(exported.data.mean),
+                "std": list(exported.data.std),
+                "dataset": exported.data.name,
+                "classes": list(exported.class_names),
+            }
+            torch.save(content, folder / NAME)
+            write_about(exported, folder)
+        return [root / NAME, root / ABOUT]
+
+    def read(self, path: Path, real: RealData) -> Imported:
+        """Reads the folder, or the file in it."""
+        file = path / NAME if path.is_dir() else path
+        same_spec(file.parent, real)
+        content = load_tensors(file)
+        if not isinstance(content, dict) or not {"images", "labels"} <= set(content):
+            raise DataError(f"{file}: expected a mapping with images and labels")
+        return checked(content["images"], content["labels"], real, file)
+
+
+def write_about(exported: Exported, folder: Path) -> None:
+    """Writes what the tensors do not tell: the data set's spec, the budget, where the set comes from."""
+    about = {"data": exported.data.to_dict(), "ipc": exported.ipc, "classes": list(exported.class_names)}
+    (folder / ABOUT).write_text(json.dumps({**about, **exported.notes}, indent=1, sort_keys=True) + "\n")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What `write_about` wrote; empty where there is none.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    file = folder / ABOUT
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        DataSpec.from_dict(found["data"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, DataError) as error:
+        raise DataError(f"{file}: damaged ({type(error).__name__}: {error})") from None
+    return dict(found)
+
+
+def same_spec(folder: Path, real: RealData) -> None:
+    """Refuses a set that says it was made from other data, or in another space.
+
+    Raises:
+        DataError: With both fingerprints.
+    """
+    about = read_about(folder)
+    if about and about["data"]["fingerprint"] != real.spec.fingerprint:
+        made = about["data"]
+        raise DataError(
+            f"{folder}: made from {made['name']} ({made['origin'] or 'no origin'}) with fingerprint "
+            f"{made['fingerprint']}, but {real.spec.name} ({real.spec.origin}) has {real.spec.fingerprint}"
+        )

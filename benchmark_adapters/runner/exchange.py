@@ -1,0 +1,111 @@
+"""Sets on their way out, decoded, and published sets on their way in, as runs that can be scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark_adapters.formats.base import Exported, Format
+from benchmark_adapters.runner.config import resolve
+from benchmark_adapters.runner.parts import Options, load_real
+from benchmark_adapters.runner.pipeline import make_record, reload
+from benchmark_adapters.runner.rescore import load_set
+from benchmark_adapters.runner.store import RunFolder, write_json
+from dd_plugins import registry
+from dd_plugins.api import RealData, StorageBudget, UsageError, write_atomically
+
+CONTAINER = "pixel"  # of sets that come in
+
+
+def export_set(
+    stored: str, form: Format, root: Path, dataset: str | None, trusted: str | None, options: Options
+) -> list[Path]:
+    """Writes a stored set, decoded, in a format.
+
+    Args:
+        stored: A run, or a file.
+        form: The format.
+        root: Where to.
+        dataset: The data, for a file; by default as the file says.
+        trusted: A ``module:Class`` that the file may import.
+        options: Device, data and folder.
+
+    Returns:
+        What was written.
+    """
+    loaded = load_set(stored, dataset, trusted, options)
+    synthetic, record = loaded.synthetic, loaded.record
+    notes: dict[str, Any] = {"name": record["name"], "run": record.get("id", ""), "dataset": loaded.spec}
+    notes["data_settings"] = record.get("config", {}).get("data", {})
+    names = loaded.real.class_names
+    exported = Exported(synthetic.images.cpu(), synthetic.targets.cpu(), synthetic.data, names, loaded.ipc, notes)
+    return form.write(exported, root)
+
+
+def import_set(
+    path: Path,
+    form: Format,
+    name: str | None,
+    flags: Mapping[str, Any],
+    assignments: Sequence[str],
+    options: Options,
+) -> dict[str, Any]:
+    """Brings a set in as a run of its own: pixels, in the order of their classes.
+
+    Args:
+        path: The file or folder.
+        form: Its format.
+        name: For tables; by default the path's last part.
+        flags: ``dataset``; ``ipc``, by default as many as the largest class has images.
+        assignments: As for `resolve`, such as ``data.zca=true``.
+        options: Data and folder.
+
+    Returns:
+        The record, without a score yet.
+
+    Raises:
+        DataError: If the set is damaged, holds code, or does not go with the data set.
+        UsageError: If it takes more than the budget of the IPC that was asked for.
+    """
+    asked = {**flags, "ipc": flags.get("ipc") or 1, "method": CONTAINER, "steps": 0}
+    config = resolve(asked, assignments)
+    real = load_real(config, options)
+    found = form.read(path, real)
+    order = torch.argsort(found.targets, stable=True)
+    images, targets = found.images[order], found.targets[order]
+    counts = torch.bincount(targets, minlength=real.spec.num_classes).tolist()
+    config = config.model_copy(update={"ipc": flags.get("ipc") or max(counts)})
+    budget = StorageBudget.for_ipc(real.spec, config.ipc)
+    if len(targets) * prod(real.spec.image_shape) > budget.elements:
+        raise UsageError(
+            f"{path}: {len(targets)} images take {len(targets) * prod(real.spec.image_shape)} elements, but the budget "
+            f"of IPC {config.ipc} is {budget.elements}; without --ipc it is taken from the set"
+        )
+    container = registry.load("parameterization", CONTAINER)(real.spec, budget, counts=counts)
+    with torch.no_grad():
+        container.images.copy_(images)
+    folder = RunFolder(options.out / _run_id(images, targets, real))
+    with folder.locked():
+        write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
+        if "condense" not in folder.stages() or not folder.synthetic.exists():
+            container.save(folder.synthetic, CONTAINER)
+            folder.mark("condense", sha256=folder.digest(), imported=path.name)
+        folder.check_stored()
+        record = make_record(config, real, folder.path.name, folder)
+        record["name"] = name or f"imported {path.name}"
+        record["config"] |= {"objective": {"name": "none"}, "method": "none"}
+        record["plugins"].pop("objective", None)
+        reload(folder, config, real, options)  # the budget on what the file holds, and a preview
+        write_json(folder.record, record)
+    return record
+
+
+def _run_id(images: torch.Tensor, targets: torch.Tensor, real: RealData) -> str:
+    digest = hashlib.sha256(images.contiguous().numpy().tobytes() + targets.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(json.dumps([digest, real.spec.fingerprint, "imported"]).encode()).hexdigest()[:10]

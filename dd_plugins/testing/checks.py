@@ -1,0 +1,242 @@
+"""What a conformance check is, and the three ways to run one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from dd_plugins import registry
+from dd_plugins.errors import DDPluginsError, UsageError
+
+if TYPE_CHECKING:
+    import pytest
+
+# Where each kind's checks are; each module has a list CHECKS of functions that take a `Subject`.
+CHECKS = {
+    "parameterization": "dd_plugins.testing.parameterization",
+    "objective": "dd_plugins.testing.objective",
+    "pruning": "dd_plugins.testing.pruning",
+    "dataset": "dd_plugins.testing.dataset",
+    "network": "dd_plugins.testing.network",
+    "benchmark": "benchmark_adapters.testing",
+}
+Status = Literal["passed", "failed", "expected failure", "skipped"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A plugin under test.
+
+    Attributes:
+        kind: Its kind.
+        spec: How it was named: ``name``, ``distribution/name`` or ``module:Class``; of a data set with its argument.
+        plugin: The class.
+        config: Settings that all checks use; by default the plugin's own ``check_settings``.
+    """
+
+    kind: str
+    spec: str
+    plugin: type[Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The class's name, for messages."""
+        return self.plugin.__name__
+
+
+class NotApplicable(Exception):
+    """A check that says nothing about this plugin, and why."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one plugin; calling it raises where the plugin breaks its contract.
+
+    Attributes:
+        function: Takes a `Subject`.
+        subject: The plugin.
+        expected: Why it is expected to fail; None if it is not.
+    """
+
+    function: Callable[[Subject], None]
+    subject: Subject
+    expected: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The function's name without ``check_``."""
+        return self.function.__name__.removeprefix("check_")
+
+    @property
+    def about(self) -> str:
+        """What the check demands, in one line."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def __call__(self) -> None:
+        """Runs it.
+
+        Raises:
+            AssertionError: If the contract is broken: who, and how.
+            NotApplicable: If it says nothing about this plugin.
+        """
+        try:
+            self.function(self.subject)
+        except (AssertionError, NotApplicable):
+            raise
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            raise AssertionError(f"{self.subject.name}, {self.name}: {told}") from error
+
+    def run(self) -> CheckResult:
+        """Runs it and tells how it went; an expected failure that passes has failed."""
+        try:
+            self()
+        except NotApplicable as why:
+            return CheckResult(self, "skipped", str(why))
+        except AssertionError as error:
+            if self.expected is not None:
+                return CheckResult(self, "expected failure", self.expected, error)
+            return CheckResult(self, "failed", str(error), error)
+        if self.expected is not None:
+            return CheckResult(self, "failed", f"passes, but was expected to fail: {self.expected}")
+        return CheckResult(self, "passed")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """How a check went.
+
+    Attributes:
+        check: The check.
+        status: ``passed``, ``failed``, ``expected failure`` or ``skipped``.
+        reason: Why, unless it passed.
+        error: What was raised, where something was.
+    """
+
+    check: Check
+    status: Status
+    reason: str = ""
+    error: BaseException | None = None
+
+
+def checks_for(
+    plugin: str | type[Any],
+    kind: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+) -> list[Check]:
+    """All checks of a plugin.
+
+    Args:
+        plugin: Its name, ``distribution/name``, ``module:Class``, or the class.
+        kind: Its kind; found by its name, or by its class, if that is possible.
+        config: Settings that all checks use; by default the class's ``check_settings``.
+        expected_failures: Names of checks that are known to fail, with the reason.
+
+    Raises:
+        UsageError: If the kind cannot be told, or an expected failure names no check.
+        PluginLoadError: If the plugin cannot be imported.
+    """
+    subject = _subject(plugin, kind, config)
+    expected = dict(expected_failures or {})
+    functions = importlib.import_module(CHECKS[subject.kind]).CHECKS
+    made = [Check(function, subject, expected.pop(_short(function), None)) for function in functions]
+    if expected:
+        known = ", ".join(check.name for check in made)
+        raise UsageError(f"no check of a {subject.kind} is named {' or '.join(expected)}; there are {known}")
+    return made
+
+
+def check_plugin(
+    plugin: str | type[Any],
+    kind: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+) -> list[CheckResult]:
+    """Runs all checks of a plugin and returns one result each; arguments as of `checks_for`."""
+    return [check.run() for check in checks_for(plugin, kind, config, expected_failures)]
+
+
+def parametrize_with_checks(
+    plugins: Iterable[str | type[Any]],
+    kind: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+) -> pytest.MarkDecorator:
+    """A pytest decorator: the test gets every check of every plugin as its argument ``check``, and calls it.
+
+    Expected failures are strict: one that passes is a failure. Arguments as of `checks_for`, for all plugins alike.
+    """
+    import pytest
+
+    def of(check: Check) -> Any:
+        marks = []
+        if check.expected is not None:
+            marks.append(pytest.mark.xfail(reason=check.expected, strict=True, raises=AssertionError))
+        return pytest.param(_Skipping(check), id=f"{check.subject.spec}-{check.name}", marks=marks)
+
+    found = [check for plugin in plugins for check in checks_for(plugin, kind, config, expected_failures)]
+    return pytest.mark.parametrize("check", [of(check) for check in found])
+
+
+@dataclass(frozen=True)
+class _Skipping:
+    """A check for pytest: one that does not apply is skipped with its reason."""
+
+    check: Check
+
+    def __call__(self) -> None:
+        import pytest
+
+        try:
+            self.check()
+        except NotApplicable as why:
+            pytest.skip(str(why))
+
+
+def _subject(plugin: str | type[Any], kind: str | None, config: Mapping[str, Any] | None) -> Subject:
+    if isinstance(plugin, str):
+        head = plugin.partition(":")[0]
+        name = head if kind in (None, "dataset") and registry.is_installed("dataset", head) else plugin
+        kind = kind or _kind_of(name)
+        loaded, spec = registry.load(kind, name), plugin
+    else:
+        loaded, spec = plugin, plugin.__name__
+        kind = kind or _kind_of_class(plugin)
+    settings = getattr(loaded, "check_settings", {}) if config is None else config
+    return Subject(kind, spec, loaded, dict(settings))
+
+
+def _kind_of(spec: str) -> str:
+    """The kind of a named plugin: the one that has such a name, or whose base its class has."""
+    kinds: Sequence[str] = [kind for kind in registry.KINDS if registry.is_installed(kind, spec)]
+    if not kinds and ":" in spec:
+        kinds = [kind for kind in registry.KINDS if _loads(kind, spec)]
+    if len(kinds) != 1:
+        told = " and ".join(kinds) or "none"
+        every = ", ".join(registry.KINDS)
+        raise UsageError(f"which kind of plugin is {spec!r}? It is installed as {told}; kinds are {every}")
+    return kinds[0]
+
+
+def _loads(kind: str, spec: str) -> bool:
+    try:
+        registry.load(kind, spec)
+    except DDPluginsError:
+        return False
+    return True
+
+
+def _kind_of_class(plugin: type[Any]) -> str:
+    for kind in registry.KINDS:
+        if issubclass(plugin, registry.base_of(kind)):
+            return kind
+    raise UsageError(f"{plugin.__name__} has none of the bases of a plugin: {', '.join(registry.BASES.values())}")
+
+
+def _short(function: Callable[[Subject], None]) -> str:
+    return function.__name__.removeprefix("check_")

@@ -1,0 +1,29 @@
+"""Checks that hold for plugins of every kind."""
+
+from __future__ import annotations
+
+import inspect
+
+from dd_plugins.api import ConfigError
+from dd_plugins.api.config import parse_config
+from dd_plugins.testing.checks import Subject
+
+
+def check_documented(subject: Subject) -> None:
+    """The class says in one line what it is: lists show it."""
+    own = subject.plugin.__dict__.get("__doc__") or ""
+    first = inspect.cleandoc(own).partition("\n")[0]
+    assert len(first) > 10, f"{subject.name} has no docstring whose first line says what it is"
+
+
+def check_settings_are_described(subject: Subject) -> None:
+    """Every setting has a default and a description, and unknown settings are refused."""
+    config = subject.plugin.Config
+    for name, setting in config.model_fields.items():
+        assert not setting.is_required(), f"{subject.name}.Config.{name} has no default"
+        assert setting.description, f"{subject.name}.Config.{name} has no description: Field(..., description=...)"
+    try:
+        parse_config(config, {"no_such_setting": 1}, subject.kind)
+    except ConfigError:
+        return
+    raise AssertionError(f"{subject.name}.Config takes unknown settings without a word; derive it from PluginConfig")

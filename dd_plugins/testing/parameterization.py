@@ -1,0 +1,294 @@
+"""Checks of a parameterization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from dd_plugins.api import BudgetTooSmall, Parameterization, RealData, StorageBudget, UsageError
+from dd_plugins.seeds import make_generator
+from dd_plugins.testing.checks import NotApplicable, Subject
+from dd_plugins.testing.common import check_documented, check_settings_are_described
+from dd_plugins.testing.subjects import IPCS, context_for, global_generators_left_alone, made_up_data
+
+TOLERANCE = 1e-5  # of an image in model space, where two ways of decoding may round differently
+
+
+def check_fits_its_budget_at_every_ipc(subject: Subject) -> None:
+    """At every IPC what is stored is within the budget, in elements and in bytes, or BudgetTooSmall is raised."""
+    real = made_up_data()
+    fitting = 0
+    for ipc in IPCS:
+        try:
+            container = _allocate(subject, real, ipc)
+        except BudgetTooSmall:
+            continue
+        fitting += 1
+        allowed, stored = container.budget.scaled(container.oversize()), container.storage()
+        told = (
+            f"{subject.name} stores {stored.elements} elements in {stored.nbytes} bytes at IPC {ipc}, but its budget is"
+        )
+        assert stored.elements <= allowed.elements, f"{told} {allowed.elements} elements"
+        assert stored.nbytes <= allowed.nbytes, f"{told} {allowed.nbytes} bytes"
+    assert fitting, f"{subject.name} fits into the budget of none of the IPCs {IPCS}"
+
+
+def check_build_draws_nothing(subject: Subject) -> None:
+    """Building allocates; what is random belongs into reset."""
+    real = made_up_data()
+    with global_generators_left_alone(f"{subject.name}.build"):
+        for ipc in IPCS:
+            with suppress(BudgetTooSmall):
+                _allocate(subject, real, ipc)
+
+
+def check_reset_is_seeded(subject: Subject) -> None:
+    """The same seed gives the same images, another seed others, and global generators are left alone."""
+    real = made_up_data()
+    found = []
+    for seed in (0, 0, 1):
+        container = _made(subject, real, reset=False)
+        with global_generators_left_alone(f"{subject.name}.reset"):
+            container.reset(make_generator(seed), real)
+        found.append(container.decode())
+    one, again, other = found
+    told = f"{subject.name}.reset gives"
+    assert torch.equal(one, again), f"{told} other images for the same seed; draw from the generator that is given"
+    assert not torch.equal(one, other), f"{told} the same images for different seeds"
+
+
+def check_decoded_images(subject: Subject) -> None:
+    """Images are finite floats of the data set's shape, ordered by class, and each class has some."""
+    container = _made(subject, made_up_data())
+    images, labels = container.decode(), container.labels
+    assert bool(images.isfinite().all()), f"{subject.name} decodes images with NaN or infinite values"
+    assert bool((labels.diff() >= 0).all()), f"{subject.name}: labels are not ordered by class"
+    counts = torch.bincount(labels, minlength=container.data.num_classes).tolist()
+    assert counts == list(container.counts), f"{subject.name}: labels {counts} are not its counts {container.counts}"
+    assert len(images) == sum(counts), f"{subject.name} decodes {len(images)} images, but has {sum(counts)} labels"
+
+
+def check_decodes_row_by_row(subject: Subject) -> None:
+    """An image is the same, alone or beside others: that makes chunks, and so large sets, possible."""
+    container = _made(subject, made_up_data())
+    whole = container.decode()
+    alone = torch.cat([container.decode(torch.tensor([row])) for row in range(len(whole))])
+    _assert_same(alone, whole, f"{subject.name}: images decoded one by one are not those decoded together")
+    order = torch.arange(len(whole) - 1, -1, -1)
+    _assert_same(container.decode(order), whole[order], f"{subject.name}: images depend on the order of their index")
+
+
+def check_decoding_is_deterministic(subject: Subject) -> None:
+    """Decoding twice gives the same images bit by bit, and draws from no global generator."""
+    container = _made(subject, made_up_data())
+    with global_generators_left_alone(f"{subject.name}._decode"):
+        one, other = container.decode(), container.decode()
+    assert torch.equal(one, other), f"{subject.name} decodes other images the second time"
+
+
+def check_gradients_reach_everything_that_is_learned(subject: Subject) -> None:
+    """In every stage the images depend on every tensor that is learned, and with one stage all that is stored is."""
+    container = _made(subject, made_up_data())
+    stages = container.stages()
+    for stage in stages:
+        container.enter_stage(stage)
+        held = _held(container)
+        grad = torch.randn(container.decode().shape, generator=make_generator(1))
+        container.backward(torch.arange(len(container.labels)), grad)
+        for number, tensor in enumerate(held):
+            name = _name_of(container, tensor) or f"tensor {number} of its groups"
+            told = f"{subject.name}, stage {stage.name}: {name}"
+            assert tensor.grad is not None, f"{told} gets no gradient"
+            assert bool((tensor.grad != 0).any()), f"{told} gets a gradient of zeros alone"
+            assert bool(tensor.grad.isfinite().all()), f"{told} gets a NaN or infinite gradient"
+    if len(stages) == 1:
+        stored = {id(p): name for name, p in container.named_parameters() if name in container.state_dict()}
+        idle = [name for key, name in stored.items() if key not in {id(tensor) for tensor in held}]
+        assert not idle, f"{subject.name} stores {', '.join(idle)}, but no group of the optimizer holds it"
+
+
+def check_chunked_gradients_are_whole_ones(subject: Subject) -> None:
+    """Pulling a gradient back in chunks is the same as in one piece."""
+    container = _made(subject, made_up_data())
+    container.enter_stage(container.stages()[0])
+    held, rows = _held(container), torch.arange(len(container.labels))
+    grad = torch.randn(container.decode().shape, generator=make_generator(1))
+    found = []
+    for size in (None, 3):
+        container.chunk_size = size
+        for tensor in held:
+            tensor.grad = None
+        container.backward(rows, grad)
+        found.append([tensor.grad for tensor in held])
+    for number, (whole, chunked) in enumerate(zip(*found, strict=True)):
+        name = _name_of(container, held[number]) or f"tensor {number} of its groups"
+        if whole is None or chunked is None:
+            assert whole is chunked, f"{subject.name}: {name} gets a gradient in one piece only, or in chunks only"
+            continue
+        apart = float((chunked - whole).abs().max()) / (float(whole.abs().max()) or 1.0)
+        assert apart < 1e-3, f"{subject.name}: the gradient of {name} in chunks is off by {apart:.2g} of its largest"
+
+
+def check_a_step_changes_the_images(subject: Subject) -> None:
+    """One step of Adam on its own groups moves the images, and they stay finite."""
+    container = _made(subject, made_up_data())
+    container.enter_stage(container.stages()[0])
+    before = container.decode()
+    _held(container)
+    optimizer = torch.optim.Adam(container.parameter_groups(), lr=0.01)  # groups without a rate get this one
+    container.backward(torch.arange(len(before)), torch.randn(before.shape, generator=make_generator(1)))
+    optimizer.step()
+    container.project()
+    behind = container.decode()
+    assert bool(behind.isfinite().all()), f"{subject.name}: NaN or infinite images behind one step"
+    assert not torch.equal(before, behind), f"{subject.name}: a step of the optimizer changes no image"
+
+
+def check_is_rebuilt_from_its_file_alone(subject: Subject) -> None:
+    """A saved file gives the same images bit by bit, and the file holds what the ledger counts."""
+    container = _made(subject, made_up_data())
+    container.finish()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "synthetic.safetensors"
+        ledger = container.save(path)
+        loaded = subject.plugin.load(path)
+        size = path.stat().st_size
+    assert torch.equal(loaded.labels, container.labels), f"{subject.name}: other labels behind a reload"
+    assert torch.equal(loaded.decode(), container.decode()), f"{subject.name}: other images behind a reload"
+    assert size >= ledger.nbytes, f"{subject.name}: a file of {size} bytes for a ledger of {ledger.nbytes}"
+
+
+def check_pruning_keeps_the_other_images(subject: Subject) -> None:
+    """Dropped images save storage, and the others stay as they were; a container that cannot says so."""
+    container = _made(subject, made_up_data())
+    container.finish()
+    images, labels, before = container.decode(), container.labels, container.storage()
+    index = _without_one_unit(container)
+    if not subject.plugin.prunable():
+        _assert_refused(lambda: container.keep(index), f"{subject.name}.keep")
+        raise NotApplicable("its images cannot be dropped alone, and it says so")
+    container.keep(index)
+    _assert_same(container.decode(), images[index], f"{subject.name}: images change when others are dropped", 1e-6)
+    assert torch.equal(container.labels, labels[index]), f"{subject.name}: other labels behind a pruning"
+    behind = container.storage()
+    assert behind.elements < before.elements, (
+        f"{subject.name} stores {behind.elements} elements without some of its images, and {before.elements} with them"
+    )
+    with TemporaryDirectory() as folder:
+        container.save(Path(folder) / "pruned.safetensors")
+        loaded = subject.plugin.load(Path(folder) / "pruned.safetensors")
+    assert torch.equal(loaded.decode(), container.decode()), f"{subject.name}: a pruned set is reloaded as another one"
+
+
+def check_moves_to_other_types_and_devices(subject: Subject) -> None:
+    """It decodes in bfloat16, and on a GPU where there is one, as on the CPU."""
+    container = _made(subject, made_up_data())
+    container.finish()
+    expected = container.decode()
+    if torch.cuda.is_available():
+        found = container.to("cuda").decode()
+        assert found.is_cuda, f"{subject.name} decodes on {found.device} when it was moved to a GPU"
+        _assert_same(found.cpu(), expected, f"{subject.name} decodes other images on a GPU", 1e-3)
+        container.to("cpu")
+    low = container.to(torch.bfloat16).decode()
+    assert low.shape == expected.shape, f"{subject.name} decodes images of another shape in bfloat16"
+    assert bool(low.isfinite().all()), f"{subject.name} decodes NaN or infinite images in bfloat16"
+
+
+def check_stages_add_up(subject: Subject) -> None:
+    """The shares of its stages are positive and add up to 1, and every stage can be entered."""
+    container = _made(subject, made_up_data())
+    stages = container.stages()
+    assert stages, f"{subject.name} has no stage"
+    assert all(stage.share > 0 for stage in stages), f"{subject.name} has a stage without a share of the steps"
+    total = sum(stage.share for stage in stages)
+    assert abs(total - 1) < 1e-6, f"{subject.name}: the shares of its stages add up to {total}"
+    before = container.decode()
+    container.enter_stage(stages[0])
+    _assert_same(container.decode(), before, f"{subject.name}: entering the first stage changes the images")
+
+
+CHECKS: list[Callable[[Subject], None]] = [
+    check_documented,
+    check_settings_are_described,
+    check_fits_its_budget_at_every_ipc,
+    check_build_draws_nothing,
+    check_reset_is_seeded,
+    check_decoded_images,
+    check_decodes_row_by_row,
+    check_decoding_is_deterministic,
+    check_gradients_reach_everything_that_is_learned,
+    check_chunked_gradients_are_whole_ones,
+    check_a_step_changes_the_images,
+    check_is_rebuilt_from_its_file_alone,
+    check_pruning_keeps_the_other_images,
+    check_moves_to_other_types_and_devices,
+    check_stages_add_up,
+]
+
+
+def _allocate(subject: Subject, real: RealData, ipc: int) -> Parameterization:
+    made: Parameterization = subject.plugin(real.spec, StorageBudget.for_ipc(real.spec, ipc), subject.config)
+    return made
+
+
+def _made(subject: Subject, real: RealData, seed: int = 0, reset: bool = True) -> Parameterization:
+    """At the smallest IPC that it fits into, and where every class has two images at least."""
+    container = None
+    for ipc in IPCS[1:]:
+        try:
+            container = _allocate(subject, real, ipc)
+        except BudgetTooSmall:
+            continue
+        if min(container.counts) > 1:
+            break
+    if container is None:
+        raise NotApplicable(f"it fits into the budget of none of the IPCs {IPCS[1:]}")
+    container.prepare(real, context_for(real, seed))
+    if reset:
+        container.reset(make_generator(seed), real)
+    return container
+
+
+def _held(container: Parameterization) -> list[Tensor]:
+    """All tensors of its groups for the optimizer."""
+    try:
+        return [tensor for group in container.parameter_groups() for tensor in group["params"]]
+    except UsageError as error:
+        raise NotApplicable(f"it is not learned: {error}") from None
+
+
+def _name_of(container: Parameterization, tensor: Tensor) -> str:
+    return next((name for name, p in container.named_parameters() if p is tensor), "")
+
+
+def _without_one_unit(container: Parameterization) -> Tensor:
+    """All images but the first that can go, with those that go together with it."""
+    units = container.units()
+    units = torch.arange(len(container.labels)) if units is None else units
+    kept = torch.nonzero(units != units[0]).flatten()
+    left = torch.bincount(container.labels[kept], minlength=container.data.num_classes)
+    if int(left.min()) < 1:
+        raise NotApplicable("a class would be left with no image at every IPC that was tried")
+    return kept
+
+
+def _assert_same(found: Tensor, expected: Tensor, told: str, tolerance: float = TOLERANCE) -> None:
+    assert found.shape == expected.shape, f"{told}: shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+    apart = float((found - expected).abs().max()) if found.numel() else 0.0
+    assert apart <= tolerance * max(1.0, float(expected.abs().max())), f"{told} (off by {apart:.3g})"
+
+
+def _assert_refused(call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except UsageError as error:
+        told = str(error)
+    else:
+        raise AssertionError(f"{what} neither works nor raises a UsageError that says so")
+    assert "\n" not in told, f"{what} refuses in more than one line"

@@ -1,0 +1,70 @@
+"""What checks work on: tiny made-up data, budgets and networks, and eyes on the global generators."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dd_plugins.api import Context, Network, RawData, RealData
+from dd_plugins.datasets import build_real_data
+from dd_plugins.networks import build_network
+from dd_plugins.seeds import make_generator
+
+CLASSES, SHAPE, EACH = 4, (3, 16, 16), 12
+IPCS = (1, 2, 5, 10)
+STEPS = 10
+
+
+def made_up_data(classes: int = CLASSES, shape: tuple[int, int, int] = SHAPE, each: int = EACH) -> RealData:
+    """Noise around a mean of each class's own: uint8 images, ``each`` of every class."""
+    labels = torch.arange(classes).repeat(each)
+    noise = torch.randint(0, 100, (len(labels), *shape), generator=make_generator(0))
+    images = (noise + (140 // classes) * labels.view(-1, 1, 1, 1)).to(torch.uint8)
+    names = tuple(f"class {label}" for label in range(classes))
+    return build_real_data("made-up", RawData(images, labels, images[: 2 * classes], labels[: 2 * classes], names))
+
+
+def small_network(real: RealData, seed: int) -> Network:
+    """A ConvNet of 4 channels."""
+    spec = real.spec
+    return build_network("convnet", spec.image_shape, spec.num_classes, {"width": 4, "depth": 2}, seed=seed)
+
+
+def context_for(real: RealData, seed: int = 0, groups: Tensor | None = None) -> Context:
+    """What a plugin is given to work with; its folder lasts as long as the process."""
+    return Context(
+        lambda seed: small_network(real, seed),
+        make_generator(seed),
+        STEPS,
+        torch.device("cpu"),
+        cache=Path(_folder().name),
+        groups=groups,
+        network={"name": "convnet", "width": 4, "depth": 2},
+    )
+
+
+@cache
+def _folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="dd-plugins-checks-")
+
+
+@contextmanager
+def global_generators_left_alone(who: str) -> Iterator[None]:
+    """Asserts that torch's, numpy's and Python's global generators are behind it as they were before."""
+    before = _states()
+    yield
+    for name, one, other in zip(("torch", "numpy", "Python"), before, _states(), strict=True):
+        assert one == other, f"{who} draws from {name}'s global generator; draw from the generator that is given"
+
+
+def _states() -> tuple[object, ...]:
+    of_numpy = np.random.get_state(legacy=False)["state"]
+    return torch.get_rng_state().numpy().tobytes(), (of_numpy["key"].tobytes(), of_numpy["pos"]), random.getstate()

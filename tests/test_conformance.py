@@ -1,0 +1,124 @@
+"""Conformance checks: every built-in passes, and for every check a wrong plugin fails it and nothing else."""
+
+import importlib
+
+import pytest
+from tiny_runs import command
+from wrong_plugins import GOOD, WRONG, Greedy, Mixture
+
+from dd_plugins import registry
+from dd_plugins.api import UsageError
+from dd_plugins.testing import check_plugin, checks_for, parametrize_with_checks
+from dd_plugins.testing.checks import CHECKS
+
+BUILT_IN = {kind: [i.name for i in registry.list_plugins(kind) if i.distribution == registry.OWN] for kind in CHECKS}
+NEED_FILES = {"folder", "imagenet", "parquet"}  # an argument says where
+
+
+def of_kind(kind):
+    return [name for name in BUILT_IN[kind] if name not in NEED_FILES]
+
+
+@parametrize_with_checks(of_kind("parameterization"), "parameterization")
+def test_parameterizations(check):
+    check()
+
+
+@parametrize_with_checks(of_kind("objective"), "objective")
+def test_objectives(check):
+    check()
+
+
+@parametrize_with_checks(of_kind("pruning"), "pruning")
+def test_prunings(check):
+    check()
+
+
+@parametrize_with_checks(of_kind("network"), "network")
+def test_networks(check):
+    check()
+
+
+@parametrize_with_checks(["digits"], "dataset")
+def test_datasets(check):
+    check()
+
+
+@parametrize_with_checks(of_kind("benchmark"), "benchmark")
+def test_benchmarks(check):
+    check()
+
+
+# ---- the checks themselves -----------------------------------------------------------------------------------------
+
+
+@parametrize_with_checks(GOOD)
+def test_plugins_that_keep_their_contract_pass(check):
+    check()
+
+
+def test_every_check_has_a_wrong_plugin():
+    for kind, module in CHECKS.items():
+        names = [function.__name__.removeprefix("check_") for function in importlib.import_module(module).CHECKS]
+        assert names == list(WRONG[kind]), kind
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [(name, wrong) for found in WRONG.values() for name, wrong in found.items()]
+)
+def test_a_wrong_plugin_fails_its_check_and_only_it(name, wrong):
+    results = {result.check.name: result for result in check_plugin(wrong)}
+    assert [check for check, result in results.items() if result.status == "failed"] == [name], {
+        check: result.reason for check, result in results.items() if result.status == "failed"
+    }
+    told = results[name].reason
+    assert wrong.__name__ in told
+    assert "\n" not in told
+
+
+# ---- three front ends ----------------------------------------------------------------------------------------------
+
+REASON = "one image too many, on purpose"
+
+
+@parametrize_with_checks([Greedy], expected_failures={"fits_its_budget_at_every_ipc": REASON})
+def test_an_expected_failure_is_one(check):
+    check()
+
+
+def test_expected_failures_are_strict_and_known():
+    results = check_plugin(Greedy, expected_failures={"fits_its_budget_at_every_ipc": REASON})
+    (expected,) = [result for result in results if result.status == "expected failure"]
+    assert expected.reason == REASON
+    (passes,) = [r for r in check_plugin(Mixture, expected_failures={"stages_add_up": REASON}) if r.status == "failed"]
+    assert passes.reason == f"passes, but was expected to fail: {REASON}"
+    with pytest.raises(UsageError, match="no check of a parameterization is named budget; there are documented"):
+        checks_for(Mixture, expected_failures={"budget": "no"})
+
+
+def test_the_command_prints_a_table_and_exits_with_3(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.syspath_prepend("tests")
+    assert command("check", "wrong_plugins:HalfStages") == 3
+    printed = capsys.readouterr().out
+    assert "the shares of its stages add up to 0.5" in printed
+    assert "13 passed, 1 failed, 1 skipped" in printed
+    assert command("check", "wrong_plugins:Mixture", "--set", "rank=4") == 0
+    assert command("check", "pixel") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nothing"], "which kind of plugin is 'nothing'? It is installed as none"),
+        (["haba"], "It is installed as parameterization and objective"),
+        (["pixel", "--kind", "container"], "unknown kind 'container'"),
+        (["pixel", "--kind", "objective"], "unknown objective 'pixel'"),
+        (["pixel", "--set", "rank"], "--set rank: expected KEY=VALUE"),
+    ],
+)
+def test_mistakes_are_one_line(words, told, capsys):
+    assert command("check", *words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1

@@ -1,0 +1,298 @@
+"""Sets in other people's formats: what is exported comes back as it was, and bad files change nothing."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_runs import command, run
+
+from benchmark_adapters.formats import FORMATS, load_format
+from benchmark_adapters.formats.base import Exported, load_tensors
+from benchmark_adapters.formats.dc_bench import LAYOUTS
+from dd_plugins.api import DataError, RawData, UsageError
+from dd_plugins.datasets import build_real_data, load_dataset
+from dd_plugins.datasets.zca import whitened
+from dd_plugins.seeds import make_generator
+
+CLASSES = 4
+PLAIN = ["pt", "imagefolder", "parquet"]
+OF_DC_BENCH = [("dc-bench", {"layout": layout}) for layout in LAYOUTS]
+ALL = [*((name, {}) for name in PLAIN), *OF_DC_BENCH]
+
+
+def make_real(name="cifar10", shape=(3, 32, 32)):
+    generator = make_generator(0)
+    images = torch.randint(0, 256, (48, *shape), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(48) % CLASSES
+    names = ("a cat", "a/dog", "fish", "bird")
+    return build_real_data(name, RawData(images, labels, images[:8], labels[:8], names))
+
+
+def exported(real, counts=(2, 1, 3, 2), ipc=2):
+    targets = torch.arange(CLASSES).repeat_interleave(torch.tensor(counts))
+    images = torch.randn(len(targets), *real.spec.image_shape, generator=make_generator(1))
+    return Exported(images, targets, real.spec, real.class_names, ipc, {"name": "hmn + idc", "run": "1"})
+
+
+# ---- there and back ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "settings"), ALL)
+def test_an_import_of_an_export_is_the_identity(name, settings, tmp_path):
+    real = make_real()
+    out, form = exported(real), load_format(name, settings)
+    written = form.write(out, tmp_path / "root")
+    assert all(path.exists() for path in written)
+    found = form.read(tmp_path / "root", real)
+    assert torch.equal(found.targets, out.targets)
+    if name in PLAIN:
+        assert torch.equal(found.images, out.images)
+    else:  # normalised with other constants and back
+        torch.testing.assert_close(found.images, out.images, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "settings"), ALL)
+def test_the_same_for_whitened_sets(name, settings, tmp_path):
+    plain = make_real()
+    real = whitened(replace(plain), tmp_path / "cache")
+    out, form = exported(real), load_format(name, settings)
+    form.write(out, tmp_path / "root")
+    found = form.read(tmp_path / "root", real)
+    assert torch.equal(found.images, out.images)
+    if name in PLAIN:
+        with pytest.raises(DataError, match="with fingerprint"):
+            form.read(tmp_path / "root", plain)
+
+
+@pytest.mark.parametrize(("name", "settings"), ALL)
+def test_nothing_is_overwritten_and_nothing_is_left_half(name, settings, tmp_path, monkeypatch):
+    real, form = make_real(), load_format(name, settings)
+    form.write(exported(real), tmp_path / "root")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(UsageError, match="is there already; nothing was written"):
+        form.write(exported(real), tmp_path / "root")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for place in ("torch.save", "benchmark_adapters.formats.imagefolder.write_tensors", "pyarrow.parquet.write_table"):
+        monkeypatch.setattr(place, full)
+    with pytest.raises(OSError, match="No space left"):
+        form.write(exported(real), tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+# ---- layouts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("dm", ["DM/CIFAR10/IPC2/res_DM_CIFAR10_ConvNet_2ipc.pt"]),
+        ("dsa", ["DSA/CIFAR10/IPC2/res_DSA_CIFAR10_ConvNet_2ipc.pt"]),
+        ("tm", ["TM/CIFAR10/IPC2/images_best.pt", "TM/CIFAR10/IPC2/labels_best.pt"]),
+        (
+            "random",
+            [f"random/CIFAR10/IPC2/CIFAR10_IPC2_normalize_{part}.pt" for part in ("images", "labels")],
+        ),
+        ("kmeans", [f"Kmeans/CIFAR10/IPC2/CIFAR10_IPC2_{part}.pt" for part in ("images", "labels")]),
+    ],
+)
+def test_dc_bench_finds_its_files_and_constants(layout, files, tmp_path):
+    """Read as its documentation says: by path, with plain torch, normalised with its own constants."""
+    real = make_real()
+    out = exported(real)
+    load_format("dc-bench", {"layout": layout}).write(out, tmp_path)
+    folder = tmp_path / "distilled_results"
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.pt")) == sorted(files)
+    if len(files) == 1:
+        images, labels = torch.load(folder / files[0], weights_only=True)["data"][-1]
+    else:
+        images, labels = (torch.load(folder / file, weights_only=True) for file in files)
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, out.targets)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
+    torch.testing.assert_close(images * std + mean, real.spec.denormalize(out.images), atol=1e-5, rtol=0)
+
+
+def test_dc_bench_says_what_it_does_not_know(tmp_path):
+    with pytest.raises(UsageError, match="DC-BENCH does not know the data set digits; it knows cifar10, cifar100"):
+        load_format("dc-bench").write(exported(make_real("digits", (1, 8, 8))), tmp_path)
+    with pytest.raises(UsageError, match="no layout 'mtt'; there are dc, dsa, dm, tm, random, kmeans"):
+        load_format("dc-bench", {"layout": "mtt"}).write(exported(make_real()), tmp_path)
+    assert not list(tmp_path.iterdir())
+    real = make_real()
+    for layout in ("dm", "tm"):
+        load_format("dc-bench", {"layout": layout}).write(exported(real), tmp_path)
+    with pytest.raises(DataError, match=r"expected one set of cifar10, but found .*DM.*TM.*; name its file"):
+        load_format("dc-bench").read(tmp_path, real)
+    assert len(load_format("dc-bench").read(tmp_path / "distilled_results/TM", real).targets) == 8
+
+
+def test_pictures_are_those_of_an_image_folder(tmp_path):
+    real = make_real()
+    out = exported(real)
+    load_format("imagefolder").write(out, tmp_path / "set")
+    files = sorted((tmp_path / "set/train").glob("*/*.png"))
+    assert [file.parent.name for file in files][::3] == ["0000 a cat", "0002 fish", "0003 bird"]
+    shown = np.asarray(Image.open(files[0]))
+    expected = real.spec.denormalize(out.images)[0].clamp(0, 1).permute(1, 2, 0).numpy() * 255
+    assert np.abs(shown - expected).max() <= 0.5 + 1e-3
+
+
+def test_parquet_has_the_columns_and_the_card_of_a_hub_data_set(tmp_path):
+    real = make_real()
+    load_format("parquet").write(exported(real), tmp_path / "set")
+    table = pq.read_table(tmp_path / "set/data/train-00000-of-00001.parquet")
+    assert table.column_names == ["image", "label", "pixels"]
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["label"] == {"_type": "ClassLabel", "names": list(real.class_names)}
+    card = (tmp_path / "set/README.md").read_text()
+    assert card.startswith("---\n")
+    assert (
+        "8 synthetic images of 4 classes, made from cifar10 by hmn + idc within a budget of 2 images per class" in card
+    )
+
+
+# ---- published sets ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("kind", ["dc", "mtt", "ddranking", "dc-bench"])
+def test_published_sets_come_in_with_their_own_constants(kind, dataset, tmp_path):
+    ten = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    hundred = ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
+    mean, std = hundred if dataset == "cifar100" and kind in ("dc", "dc-bench") else ten
+    real = make_real(dataset)
+    pixels = torch.rand(8, 3, 32, 32, generator=make_generator(2))
+    images = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    labels = torch.arange(4).repeat_interleave(2)
+    if kind in ("dc", "dc-bench"):
+        path = tmp_path / "res_DM_X_ConvNet_2ipc.pt"
+        earlier = [torch.zeros_like(images), labels]
+        scores = {"ConvNet": [np.float64(0.5), np.float32(0.25)]}  # as the released code stores them
+        torch.save({"data": [earlier, [images, labels]], "accs_all_exps": scores}, path)
+    else:
+        path = tmp_path
+        for part, tensor in (("images", images), ("labels", labels)):
+            torch.save(tensor, path / (f"{part}_best.pt" if kind == "mtt" else f"{part}.pt"))
+    found = load_format(kind).read(path, real)
+    torch.testing.assert_close(real.spec.denormalize(found.images), pixels, atol=1e-5, rtol=0)
+
+
+class Payload:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('ran')",))
+
+
+def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path):
+    for name, write in (("new.pt", torch.save), ("old.pt", lambda value, path: path.write_bytes(pickle.dumps(value)))):
+        write({"data": [[Payload(), torch.zeros(2)]]}, tmp_path / name)
+        with pytest.raises(DataError, match="holds more than tensors, and nothing in it was run") as caught:
+            load_tensors(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 truncated", b"text"])
+def test_damaged_files_are_one_line(content, tmp_path):
+    path = tmp_path / "res_DM_X_ConvNet_2ipc.pt"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_format("dc").read(path, make_real())
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "told"),
+    [
+        (torch.zeros(8, 3, 28, 28), torch.arange(8) % 4, r"images of shape \(8, 3, 28, 28\), but those of cifar10"),
+        (torch.full((8, 3, 32, 32), float("nan")), torch.arange(8) % 4, "finite floats"),
+        (torch.zeros(8, 3, 32, 32), torch.arange(7) % 4, "8 images, but labels of shape"),
+        (torch.zeros(8, 3, 32, 32), torch.arange(8), "labels from 0 to 7 for 4 classes"),
+        (torch.zeros(8, 3, 32, 32), torch.arange(8) % 4 - 1, "labels from -1 to 2 for 4 classes"),
+        (torch.zeros(8, 3, 32, 32), torch.arange(8) % 3, r"no image of class 3 \(bird\)"),
+        (torch.zeros(8, 3, 32, 32), torch.full((8, 4), 0.25), "soft labels"),
+        (torch.zeros(8, 3, 32, 32), torch.full((8,), 0.5), "no whole numbers"),
+        (torch.zeros(8, 3, 32, 32), [0] * 8, "expected two tensors"),
+    ],
+)
+def test_sets_of_other_shapes_and_labels_are_refused(images, labels, told, tmp_path):
+    torch.save({"data": [[images, labels]]}, tmp_path / "res_x.pt")
+    with pytest.raises(DataError, match=told):
+        load_format("dc").read(tmp_path / "res_x.pt", make_real())
+
+
+def test_unknown_formats_and_data_sets_are_named(tmp_path):
+    with pytest.raises(UsageError, match="unknown format 'zip'; there are dc, dc-bench"):
+        load_format("zip")
+    torch.save({"data": [[torch.zeros(4, 1, 8, 8), torch.arange(4)]]}, tmp_path / "res_x.pt")
+    with pytest.raises(DataError, match="what images of digits were normalised with is not known"):
+        load_format("dc").read(tmp_path / "res_x.pt", make_real("digits", (1, 8, 8)))
+    for name in ("dc", "mtt", "ddranking"):
+        with pytest.raises(UsageError, match="is read, not written"):
+            load_format(name).write(exported(make_real()), tmp_path / "new")
+
+
+# ---- the commands --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    return out, run(out)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_run_goes_out_and_comes_in_as_a_run(name, finished, tmp_path, capsys):
+    out, record = finished
+    assert command("export", record["id"], "--to", name, "--root", tmp_path / "set", "--out", out) == 0
+    assert str(tmp_path / "set") in capsys.readouterr().out
+    words = ["--from", name, "--dataset", "digits", "--name", "back", "--out", tmp_path / "runs"]
+    assert command("import", tmp_path / "set", *words) == 0
+    printed = capsys.readouterr().out
+    (folder,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
+    assert f"run {folder.name}: back, {sum(record['images_per_class'])} images" in printed
+    stored = load_file(folder / "synthetic.safetensors")["images"]
+    from benchmark_adapters.runner.store import load_stored
+
+    with torch.no_grad():
+        decoded = load_stored(out / record["id"] / "synthetic.safetensors", "hmn").decode()
+    assert torch.equal(stored, decoded)
+    sets = ["--set", "protocol.network.width=8", "--set", "protocol.train.epochs=5", "--trials", "2"]
+    assert command("eval", folder.name, *sets, "--out", tmp_path / "runs", "--device", "cpu") == 0
+    found = json.loads((folder / "record.json").read_text())
+    (score,) = found["scores"]
+    (own,) = record["scores"]
+    assert score["trials"] == own["trials"]  # the same images under the same protocol
+    assert found["name"] == "back"
+
+
+def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys):
+    out, record = finished
+    real = load_dataset("digits")
+    torch.save({"data": [[real.test.images()[:20], real.test.labels[:20]]]}, tmp_path / "res_x.pt")
+    for words, told in (
+        (["export", record["id"], "--to", "zip", "--root", tmp_path / "x", "--out", out], "unknown format"),
+        (["export", record["id"], "--to", "dc-bench", "--root", tmp_path / "x", "--out", out], "does not know"),
+        (["export", "0123456789", "--to", "pt", "--root", tmp_path / "x", "--out", out], "0123456789"),
+        (["import", tmp_path / "nothing", "--from", "pt", "--out", tmp_path / "y"], "no such file"),
+        (["import", tmp_path / "res_x.pt", "--from", "dc", "--out", tmp_path / "y"], "is not known"),
+    ):
+        assert command(*words) in (1, 2)
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "y").exists()
+    assert len(FORMATS) == 7
