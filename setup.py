@@ -62,12 +62,14 @@ PLUGINS = {
         "random = dd_plugins.pruning.strategies:Random",
     ],
     "dd_plugins.benchmark": [
+        "dd-ranking = benchmark_adapters.dd_ranking:DDRankingBenchmark",
         "native = benchmark_adapters.native:NativeBenchmark",
     ],
     "console_scripts": ["dd-bench = benchmark_adapters.cli.main:run"],
 }
 
 DIFFUSERS = ["diffusers>=0.30"]
+DDRANKING = ["ddranking==0.2.0"]
 TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "aum>=1.0.2", *DIFFUSERS]
 LINT = ["ruff>=0.9", "mypy>=1.13", "import-linter>=2.1", "types-PyYAML"]
 
@@ -107,7 +109,13 @@ setup(
         "pillow>=10",
         "pyarrow>=15",
     ],
-    extras_require={"diffusers": DIFFUSERS, "test": TEST, "lint": LINT, "dev": [*TEST, *LINT, "tox>=4.20"]},
+    extras_require={
+        "diffusers": DIFFUSERS,
+        "ddranking": DDRANKING,
+        "test": TEST,
+        "lint": LINT,
+        "dev": [*TEST, *LINT, "tox>=4.20"],
+    },
     entry_points=PLUGINS,
     classifiers=[
         "Programming Language :: Python :: 3.11",

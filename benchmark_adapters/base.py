@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +34,9 @@ class Scores:
         protocol: The protocol's name, and the ``protocol_hash`` of what it stood for.
         metric: What was measured, ``accuracy`` for the native benchmark: test accuracy of the last epoch, a fraction.
         trials: One number a trial.
-        extra: Whatever else the benchmark reports.
+        network: What was trained; empty: the cell's architecture.
+        metrics: Other numbers, one a trial each.
+        extra: Whatever else the benchmark reports, for the record.
     """
 
     benchmark: str
@@ -39,6 +44,8 @@ class Scores:
     protocol_hash: str
     metric: str
     trials: tuple[float, ...]
+    network: str = ""
+    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -62,6 +69,8 @@ class ScoreContext:
         known: Trials that are already done, by number.
         on_trial: Called with (number, score) as each trial ends, so that nothing is lost.
         on_update: Called with (done, total) updates.
+        folder: Where it may keep what lets an interrupted score go on; None: nowhere.
+        full_accuracy: Accuracy of the whole training set under the native evaluator, a fraction; None: not known.
     """
 
     real: RealData
@@ -69,12 +78,15 @@ class ScoreContext:
     known: dict[int, float] = field(default_factory=dict)
     on_trial: Callable[[int, float], None] | None = None
     on_update: Callable[[int, int], None] | None = None
+    folder: Path | None = None
+    full_accuracy: float | None = None
 
 
 class Benchmark(ABC):
     """Scores synthetic sets; authors write :meth:`cells` and :meth:`score`."""
 
     api_version: ClassVar[int] = 1
+    needs: ClassVar[str] = ""  # a module that it is no use without; the distribution has an extra of that name
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):
@@ -83,10 +95,14 @@ class Benchmark(ABC):
     def __init__(self, config: PluginConfig | Mapping[str, Any] | None = None) -> None:
         self.config: PluginConfig = parse_config(type(self).Config, config, "benchmark")
 
-    @classmethod
-    def missing(cls) -> str:
-        """What has to be installed before it can score, in one line; empty if nothing."""
-        return ""
+    def missing(self) -> bool:
+        """Whether the module that it needs has to be installed first."""
+        return bool(self.needs) and find_spec(self.needs) is None
+
+    def key(self) -> str:
+        """Ten hexadecimal digits of its class and settings: what tells its scores from others."""
+        content = [f"{type(self).__module__}:{type(self).__qualname__}", self.config.model_dump(mode="json")]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
     @abstractmethod
     def cells(self) -> Sequence[Cell]:

@@ -60,11 +60,19 @@ class PluginInfo:
         return _source_of(module)
 
     def status(self) -> tuple[str, str]:
-        """``("ok", one line about it)`` or ``("broken", why)``, read from the source without importing it."""
+        """What a list shows, read from the source without importing it.
+
+        Returns:
+            ``("ok", one line about it)``, ``("broken", why)``, or ``("missing", how to install it)`` where the class
+            says by ``needs = "module"`` that it is no use without one; the distribution has an extra of that name.
+        """
         path = self.source()
         if path is None:
             return "broken", f"there is no module {self.value.partition(':')[0]}"
-        return _describe(path, self.value.partition(":")[2])
+        status, line, needs = _describe(path, self.value.partition(":")[2])
+        if needs and importlib.util.find_spec(needs.partition(".")[0]) is None:
+            return "missing", f"pip install '{self.distribution}[{needs}]'"
+        return status, line
 
     def record(self) -> dict[str, str]:
         """What a run's record keeps of a plugin: distribution, version, entry point and the hash of its source."""
@@ -149,6 +157,22 @@ def load(kind: str, spec: str) -> type[Any]:
     return loaded
 
 
+def load_class(spec: str) -> type[Any]:
+    """The class behind ``module:Class``, of whatever kind.
+
+    Raises:
+        PluginLoadError: With the original cause.
+    """
+    try:
+        loaded = _import(spec)
+    except (Exception, SystemExit) as error:  # whatever a third party's import raises
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginLoadError(f"{spec} cannot be imported: {cause}") from error
+    if not isinstance(loaded, type):
+        raise PluginLoadError(f"{spec}: expected a class, but found {loaded!r}")
+    return loaded
+
+
 def _import(value: str) -> Any:
     module, _, names = value.partition(":")
     found: Any = importlib.import_module(module)
@@ -191,12 +215,24 @@ def _source_of(module: str) -> Path | None:
 
 
 @lru_cache(maxsize=256)
-def _describe(path: Path, names: str) -> tuple[str, str]:
+def _describe(path: Path, names: str) -> tuple[str, str, str]:
+    """Status, one line, and the module that the class needs."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, OSError, ValueError) as error:
-        return "broken", f"{type(error).__name__}: {error}"
+        return "broken", f"{type(error).__name__}: {error}", ""
     body = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     node = body.get(names.partition(".")[0])
     text = ast.get_docstring(node) if node else ast.get_docstring(tree)
-    return "ok", (text or "").strip().partition("\n")[0]
+    return "ok", (text or "").strip().partition("\n")[0], _needs(node)
+
+
+def _needs(node: ast.ClassDef | None) -> str:
+    for line in node.body if node else ():
+        targets = (
+            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        )
+        named = any(isinstance(target, ast.Name) and target.id == "needs" for target in targets)
+        if named and isinstance(value := getattr(line, "value", None), ast.Constant):
+            return str(value.value)
+    return ""

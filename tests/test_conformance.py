@@ -110,14 +110,20 @@ def test_the_command_prints_a_table_and_exits_with_3(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nothing"], "which kind of plugin is 'nothing'? It is installed as none"),
-        (["haba"], "It is installed as parameterization and objective"),
+        (["nothing"], "no plugin of any kind is named 'nothing'"),
+        (["pixle"], "did you mean pixel?"),
+        (["haba"], "'haba' names more than one plugin, parameterization and objective: say which with --kind"),
+        (["no_such_module:Class"], "no_such_module:Class cannot be imported: ModuleNotFoundError"),
+        (["wrong_plugins:Nothing"], "has no attribute 'Nothing'"),
+        (["wrong_plugins:Once"], "Once has none of the bases of a plugin"),
+        (["pixel", "--set", "nosuch=1"], "parameterization.nosuch"),
         (["pixel", "--kind", "container"], "unknown kind 'container'"),
         (["pixel", "--kind", "objective"], "unknown objective 'pixel'"),
         (["pixel", "--set", "rank"], "--set rank: expected KEY=VALUE"),
     ],
 )
-def test_mistakes_are_one_line(words, told, capsys):
+def test_mistakes_are_one_line(words, told, capsys, monkeypatch):
+    monkeypatch.syspath_prepend("tests")
     assert command("check", *words) == 2
     error = capsys.readouterr().err
     assert told in error

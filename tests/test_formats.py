@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -57,10 +56,10 @@ def test_an_import_of_an_export_is_the_identity(name, settings, tmp_path):
         torch.testing.assert_close(found.images, out.images, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "settings"), ALL)
+@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in PLAIN), ("dc-bench", {"layout": "tm"})])
 def test_the_same_for_whitened_sets(name, settings, tmp_path):
-    plain = make_real()
-    real = whitened(replace(plain), tmp_path / "cache")
+    plain = make_real(shape=(3, 8, 8))
+    real = whitened(plain, tmp_path / "cache")
     out, form = exported(real), load_format(name, settings)
     form.write(out, tmp_path / "root")
     found = form.read(tmp_path / "root", real)
@@ -68,6 +67,15 @@ def test_the_same_for_whitened_sets(name, settings, tmp_path):
     if name in PLAIN:
         with pytest.raises(DataError, match="with fingerprint"):
             form.read(tmp_path / "root", plain)
+        (tmp_path / "root/about.json").unlink()
+        with pytest.raises(DataError, match="without it nobody knows in which space"):
+            form.read(tmp_path / "root", real)
+        return
+    with pytest.raises(UsageError, match="a whitened set goes into the layout tm alone"):
+        load_format("dc-bench").write(out, tmp_path / "dm")
+    load_format("dc-bench").write(exported(plain), tmp_path / "plain")
+    with pytest.raises(DataError, match="sets of this kind are not whitened"):
+        load_format("dc-bench").read(tmp_path / "plain", real)
 
 
 @pytest.mark.parametrize(("name", "settings"), ALL)
@@ -188,6 +196,17 @@ def test_published_sets_come_in_with_their_own_constants(kind, dataset, tmp_path
     torch.testing.assert_close(real.spec.denormalize(found.images), pixels, atol=1e-5, rtol=0)
 
 
+def test_numbers_of_an_older_numpy_are_let_through(tmp_path):
+    """Published files name numpy's scalar where numpy 1 had it."""
+    images, labels = torch.randn(8, 3, 32, 32, generator=make_generator(0)), torch.arange(4).repeat_interleave(2)
+    path = tmp_path / "res_x.pt"
+    torch.save({"data": [[images, labels]], "accs": [np.float64(0.5)]}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert b"numpy._core.multiarray\nscalar" in content
+    path.write_bytes(content.replace(b"numpy._core.multiarray\nscalar", b"numpy.core.multiarray\nscalar"))
+    assert len(load_format("dc").read(path, make_real()).targets) == 8
+
+
 class Payload:
     """Runs when it is unpickled."""
 
@@ -225,6 +244,9 @@ def test_damaged_files_are_one_line(content, tmp_path):
         (torch.zeros(8, 3, 32, 32), torch.full((8, 4), 0.25), "soft labels"),
         (torch.zeros(8, 3, 32, 32), torch.full((8,), 0.5), "no whole numbers"),
         (torch.zeros(8, 3, 32, 32), [0] * 8, "expected two tensors"),
+        (torch.zeros(8, 3, 32, 32), torch.tensor([0, 1, 2, 3, 0, 1, 2, 10**12]), "labels from 0 to 1000000000000"),
+        (torch.zeros(0, 3, 32, 32), torch.zeros(0), "no image"),
+        (torch.zeros(8, 3, 32, 32).to_sparse(), torch.arange(8) % 4, "sparse"),
     ],
 )
 def test_sets_of_other_shapes_and_labels_are_refused(images, labels, told, tmp_path):

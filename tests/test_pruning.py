@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dd_plugins.api import Context, StorageLedger, SyntheticSet, UsageError
 from dd_plugins.networks import build_network
+from dd_plugins.pruning import strategies
 from dd_plugins.pruning.scores import (
     EARLY,
     EASY_IS_HIGH,
@@ -309,10 +310,10 @@ def test_scores_that_are_no_numbers_are_refused():
 # ---- strategies ----------------------------------------------------------------------------------------------------
 
 
-def score_with(strategy, **config):
+def score_with(strategy, cache=None, shift=0.0, **config):
     real = make_real(CLASSES, (2, 8, 8), 8)
-    images = SyntheticSet("made-up", real.spec, real.train.images(), real.train.labels, StorageLedger.of([]))
-    context = Context(Factory(real), make_generator(0), 1, torch.device("cpu"))
+    images = SyntheticSet("made-up", real.spec, real.train.images() + shift, real.train.labels, StorageLedger.of([]))
+    context = Context(Factory(real), make_generator(0), 1, torch.device("cpu"), cache=cache)
     made = strategy({"networks": 1, "epochs": 2, "batch_size": 16, **config})
     return made, made.score(images, context), images.targets
 
@@ -332,6 +333,26 @@ def test_every_score_goes_with_every_selector(name):
             ranked = of[torch.argsort(score[of] if selector == "top" else ease[of], stable=True)]
             expected = ranked[: len(own)] if selector == "keep-hard" else ranked[-len(own) :]
             assert sorted(own.tolist()) == sorted(expected.tolist())
+
+
+def test_one_watched_training_tells_all_scores_of_the_same_images(tmp_path, monkeypatch):
+    alone = {name: score_with(ScoreAndSelect, score=name)[1] for name in SCORES}
+    trained = []
+    original = strategies.watched_training
+    monkeypatch.setattr(strategies, "watched_training", lambda *a, **k: trained.append(1) or original(*a, **k))
+    for name in ("aum", "aum-probability", "el2n", "forgetting", "entropy", "loss", "aum"):
+        assert torch.equal(score_with(ScoreAndSelect, tmp_path, score=name)[1], alone[name]), name
+    assert len(trained) == 1
+    for name in ("grand", "herding"):  # these take passes of their own
+        assert torch.equal(score_with(ScoreAndSelect, tmp_path, score=name)[1], alone[name]), name
+    assert len(trained) == 3
+    for other in ({"shift": 0.1}, {"epochs": 3}, {"batch_size": 8}):
+        score_with(AUM, tmp_path, **other)
+    assert len(trained) == 6
+    for file in (tmp_path / "watched").iterdir():
+        file.write_bytes(b"damaged")
+    assert torch.equal(score_with(AUM, tmp_path)[1], alone["aum"])
+    assert len(trained) == 7
 
 
 @pytest.mark.parametrize(

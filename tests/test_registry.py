@@ -75,6 +75,9 @@ def test_every_built_in_is_ok_described_and_loads(kind):
         assert own
     for info in own:
         status, line = info.status()
+        if status == "missing":  # an extra that is not installed
+            assert line.startswith("pip install 'dd-plugins[")
+            continue
         assert status == "ok", (info, line)
         assert len(line) > 15
         assert "\n" not in line

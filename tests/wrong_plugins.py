@@ -1,5 +1,6 @@
 """Plugins that keep their contract, and for every check one that breaks just what it demands."""
 
+import json
 import time
 from math import prod
 
@@ -11,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from benchmark_adapters.base import Benchmark, Cell, Scores
 from dd_plugins.api import (
     Dataset,
+    DataSpec,
     DifferentiableObjective,
     Match,
     Network,
@@ -19,6 +21,7 @@ from dd_plugins.api import (
     PruningStrategy,
     RawData,
     Stage,
+    StorageLedger,
     SyntheticSet,
     read_tensors,
     write_tensors,
@@ -297,9 +300,10 @@ class Distance(PruningStrategy):
         return (flat - flat.mean(0)).norm(dim=1) ** self.config.power
 
     def select(self, score, targets, num_keep):
-        share, chosen = num_keep // len(targets.unique()), []
-        for label in targets.unique():
+        classes, chosen = targets.unique(), []
+        for number, label in enumerate(classes):
             rows = torch.nonzero(targets == label).flatten()
+            share = num_keep // len(classes) + (number < num_keep % len(classes))
             chosen.append(rows[torch.argsort(score[rows], stable=True)[:share]])
         return torch.cat(chosen).sort().values
 
@@ -475,7 +479,7 @@ class WritesIntoImages(Small):
 
     def forward(self, images):
         logits = super().forward(images)
-        if self.training and not images.requires_grad:
+        if self.training and not images.requires_grad and images.dtype == torch.float32:
             images.add_(0.001)
         return logits
 
@@ -553,13 +557,13 @@ class Means(Benchmark):
 
     def export(self, synthetic, folder):
         held = {"images": synthetic.images + self.shift, "targets": synthetic.targets}
-        write_tensors(folder / "set.safetensors", held, {})
-        self.data, self.ledger = synthetic.data, synthetic.ledger
+        write_tensors(folder / "set.safetensors", held, {"data": json.dumps(synthetic.data.to_dict())})
         return [folder / "set.safetensors"]
 
     def load(self, folder, cell):
-        held, _ = read_tensors(folder / "set.safetensors")
-        return SyntheticSet("set", self.data, held["images"], held["targets"], self.ledger)
+        held, notes = read_tensors(folder / "set.safetensors")
+        data, ledger = DataSpec.from_dict(json.loads(notes["data"])), StorageLedger.of(held.items())
+        return SyntheticSet("set", data, held["images"], held["targets"], ledger)
 
 
 class MuteBenchmark(Means):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.options import Assignments, DataRoot, Device, Out
+from benchmark_adapters.cli.options import Assignments, BenchmarkName, DataRoot, Device, Out
 
 EPILOG = """
 **Examples**
@@ -16,6 +16,8 @@ EPILOG = """
 `dd-bench eval 3f2a90c1d4 --network convnet,resnet18,vgg11,alexnet,densenet121`
 
 `dd-bench eval 3f2a90c1d4 --metric crfd` in a second, once the classifier that judges is trained
+
+`dd-bench eval 3f2a90c1d4 --benchmark dd-ranking --set benchmark.evaluations=1` by another benchmark's own code
 
 `dd-bench eval synthetic.safetensors --dataset cifar10 --protocol dsa-steps`
 """
@@ -38,6 +40,7 @@ def evaluate(
     metric: Annotated[
         Metric, typer.Option(help="accuracy; or crfd, the class-relevant feature distance, which trains no network.")
     ] = Metric.accuracy,
+    benchmark: BenchmarkName = None,
     assignments: Assignments = None,
     device: Device = None,
     data_root: DataRoot = None,
@@ -46,7 +49,8 @@ def evaluate(
     """Score a stored set again: the set is rebuilt from its file alone."""
     from rich.console import Console
 
-    from benchmark_adapters.report.tables import score_table
+    from benchmark_adapters.report.tables import benchmarks_table, score_table
+    from benchmark_adapters.runner.benchmarks import NATIVE, make_benchmark, score_by, split_settings
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.rescore import crfd, rescore
@@ -60,7 +64,15 @@ def evaluate(
             value = crfd(stored, name, dataset, param, assignments or [], options, Reporter(console))
             console.print(f"class-relevant feature distance to the real training images: {value:.6g}", highlight=False)
         return
-    own = [*(assignments or []), *([f"protocol.trials={trials}"] if trials else [])]
+    others = [name for name in benchmark or [] if name != NATIVE]
+    own, settings = split_settings(assignments or [], others)
+    if others:
+        for name, made in [(name, make_benchmark(name, settings)) for name in others]:
+            record = score_by(name, made, stored, dataset, param, options, Reporter(console))
+        console.print(benchmarks_table(record))
+        if NATIVE not in (benchmark or []):
+            return
+    own = [*own, *([f"protocol.trials={trials}"] if trials else [])]
     record, scores, ipc = rescore(stored, networks, protocol, dataset, param, own, options, Reporter(console))
     for score in scores:
         console.print(score_table(record, score, ipc))

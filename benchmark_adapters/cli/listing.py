@@ -20,6 +20,7 @@ def list_plugins(
 ) -> None:
     """List every installed plugin with its origin, version, status and one line about it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from dd_plugins import registry
@@ -35,8 +36,8 @@ def list_plugins(
     for each in [wanted] if wanted else registry.KINDS:
         for info in registry.list_plugins(each):
             status, line = info.status()
-            style = "red" if status == "broken" else None
-            table.add_row(each, info.spec, info.distribution, info.version, status, line, style=style)
+            style = {"broken": "red", "missing": "dim"}.get(status)
+            table.add_row(each, info.spec, info.distribution, info.version, status, escape(line), style=style)
     console = Console()
     if not console.is_terminal:
         console.width = 200

@@ -41,36 +41,39 @@ def new(
     to: Annotated[Path, typer.Option("--to", help="Folder in which the package's folder is made.")] = Path(),
 ) -> None:
     """Write a small package with one plugin: a class that works, its entry point, its conformance test."""
+    import keyword
     import re
     from importlib.resources import files
     from string import Template
 
     from dd_plugins import registry
-    from dd_plugins.api.files import write_atomically
+    from dd_plugins.api import staged
     from dd_plugins.errors import UsageError
 
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise UsageError(f"{name!r} is no name for a plugin: small letters and digits, joined by single dashes")
-    if any(info.name == name and info.distribution == registry.OWN for info in registry.list_plugins(kind.value)):
-        raise UsageError(f"{name} is the name of a built-in {kind.value}, and those are reserved")
+    for each in registry.KINDS:
+        if any(info.name == name and info.distribution == registry.OWN for info in registry.list_plugins(each)):
+            raise UsageError(f"{name} is the name of a built-in {each}, and those are reserved")
     folder = to / f"dd-{name}"
-    if folder.exists():
-        raise UsageError(f"{folder} is there already; nothing was written")
     module = f"dd_{name.replace('-', '_')}"
     class_name = "".join(part.capitalize() for part in name.split("-"))
+    if keyword.iskeyword(class_name) or folder.name == registry.OWN:
+        raise UsageError(f"{name!r} cannot be a plugin's name: {class_name} or {folder.name} means something else")
     try_it, flag = TRY[kind.value]
     words = {"name": name, "kind": kind.value, "module": module, "class_name": class_name, "flag": flag}
     words["try_it"] = try_it.format(name=name)
     templates = files("benchmark_adapters") / "templates"
-    for source, target in {
-        f"{kind.value}/plugin.py.txt": f"{module}.py",
-        "common/setup.py.txt": "setup.py",
-        "common/README.md.txt": "README.md",
-        "common/test_conformance.py.txt": "tests/test_conformance.py",
-    }.items():
-        text = Template((templates / source).read_text(encoding="utf-8")).substitute(words)
-        path = folder / target
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
-        typer.echo(path)
+    with staged(folder) as written:
+        for source, target in {
+            f"{kind.value}/plugin.py.txt": f"{module}.py",
+            "common/setup.py.txt": "setup.py",
+            "common/README.md.txt": "README.md",
+            "common/test_conformance.py.txt": "tests/test_conformance.py",
+        }.items():
+            text = Template((templates / source).read_text(encoding="utf-8")).substitute(words)
+            path = written / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            typer.echo(folder / target)
     typer.echo(f"next: cd {folder} && pip install -e . && dd-bench check {name}")

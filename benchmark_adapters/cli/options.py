@@ -67,6 +67,15 @@ ProtocolName = Annotated[
     str | None,
     typer.Option("--protocol", help="How it is scored.  [default: dsa; quick for digits]", rich_help_panel=RUN_PANEL),
 ]
+BenchmarkName = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--benchmark",
+        help="Scores the set too, beside the native evaluator; repeatable.",
+        rich_help_panel=RUN_PANEL,
+        autocompletion=lambda: complete("benchmark"),
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed.  [default: 0]", rich_help_panel=RUN_PANEL)]
 ConfigFile = Annotated[
     Path | None,

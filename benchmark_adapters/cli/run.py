@@ -11,6 +11,7 @@ from benchmark_adapters.cli.options import (
     RUN_PANEL,
     WHERE_PANEL,
     Assignments,
+    BenchmarkName,
     Chunk,
     ConfigFile,
     DataRoot,
@@ -45,6 +46,8 @@ EPILOG = """
 
 `dd-bench run --param hmn --ipc 10 --prune aum` condenses a tenth more and prunes it at both ends
 
+`dd-bench run --param hmn --benchmark dd-ranking --set benchmark.network=MLP --set benchmark.epochs=100`
+
 `dd-bench run --param hmn --set parameterization.memory_lr=0.03 --set network.width=32 --dry-run`
 
 Values win in this order: built-in defaults < method < --config < flags and --set.
@@ -64,6 +67,7 @@ def run(
     steps: Annotated[int | None, typer.Option(help="Matching steps.", rich_help_panel=RUN_PANEL)] = None,
     assignments: Assignments = None,
     config: ConfigFile = None,
+    benchmark: BenchmarkName = None,
     full_data: FullData = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration, the storage and the run id only.")
@@ -80,6 +84,7 @@ def run(
     """Distil a data set into a small synthetic one, store it, reload it and score it."""
     from rich.console import Console
 
+    from benchmark_adapters.runner.benchmarks import NATIVE, make_benchmark, score_by, split_settings
     from benchmark_adapters.runner.config import resolve
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.pipeline import Interrupted
@@ -99,7 +104,10 @@ def run(
         "seed": seed,
         "steps": steps,
     }
-    resolved = resolve(flags, assignments or [], config)
+    others = [name for name in benchmark or [] if name != NATIVE]
+    own, settings = split_settings(assignments or [], others)
+    resolved = resolve(flags, own, config)
+    made = {name: make_benchmark(name, settings) for name in others}  # what is missing is told before hours are spent
     options = Options(out, choose_device(device), data_root, full_data, chunk, checkpoint_seconds)
     console = Console()
     if dry_run:
@@ -109,11 +117,16 @@ def run(
         record = make_run(resolved, options, Reporter(console))
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from None
-    from benchmark_adapters.report.tables import score_table
+    from benchmark_adapters.report.tables import benchmarks_table, score_table
 
     for score in record["scores"]:
         if score["protocol_hash"] == resolved.protocol.hash:
             console.print(score_table(record, score, resolved.ipc))
+    for name, each in made.items():
+        where = str(out / record["id"])
+        record = score_by(name, each, where, None, resolved.parameterization.name, options, Reporter(console))
+    if made:
+        console.print(benchmarks_table(record))
     console.print(f"images: {out / record['id'] / 'preview.png'}", soft_wrap=True, highlight=False)
 
 

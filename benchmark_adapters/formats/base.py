@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import shutil
+import re
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -69,36 +68,6 @@ class Format(ABC):
         """
 
 
-@contextmanager
-def staged(target: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of ``target`` when all is written, and else leaves nothing.
-
-    Raises:
-        UsageError: If ``target`` is there already.
-    """
-    if target.exists():
-        raise UsageError(f"{target} is there already; nothing was written")
-    made = _make_parents(target.parent)
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for folder in made:
-            folder.rmdir()
-        raise
-
-
-def _make_parents(folder: Path) -> list[Path]:
-    """Makes a folder and returns what had to be made, the innermost first."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
 def load_tensors(path: Path) -> Any:
     """Reads a ``.pt`` file of tensors, numbers and containers; numpy's numbers are let through, code is not.
 
@@ -107,15 +76,18 @@ def load_tensors(path: Path) -> Any:
     """
     scalar: Any = np.float64(0).__reduce__()[0]  # data, not code: how numpy pickles a single number
     dtypes = [type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")]
+    allowed = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]  # numpy 1 had it elsewhere
     try:
-        with torch.serialization.safe_globals([scalar, np.dtype, *dtypes]):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
-        told = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or "not tensors alone"
-        raise DataError(f"{path} holds more than tensors, and nothing in it was run: {told}") from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        told = re.search(r"GLOBAL ([\w.]+)", str(error))
+        asked = f"it asks for {told[1]}" if told else "it is no file of tensors"
+        raise DataError(f"{path} holds more than tensors, and nothing in it was run: {asked}") from None
+    except Exception as error:  # whatever a reader makes of bytes that are no pickle
         first = str(error).partition("\n")[0]
         raise DataError(f"{path}: damaged, or no file of tensors ({type(error).__name__}: {first})") from None
 
@@ -129,6 +101,8 @@ def checked(images: Any, targets: Any, real: RealData, where: Path) -> Imported:
     if not isinstance(images, Tensor) or not isinstance(targets, Tensor):
         raise DataError(f"{where}: expected two tensors, but got {type(images).__name__} and {type(targets).__name__}")
     spec = real.spec
+    if images.layout != torch.strided or targets.layout != torch.strided or not len(images):
+        raise DataError(f"{where}: no image, or sparse tensors")
     if images.dim() != 4 or tuple(images.shape[1:]) != spec.image_shape:
         raise DataError(
             f"{where}: images of shape {tuple(images.shape)}, but those of {spec.name} are {spec.image_shape}"
@@ -142,9 +116,9 @@ def checked(images: Any, targets: Any, real: RealData, where: Path) -> Imported:
     whole = targets.long()
     if not torch.equal(whole.to(targets.dtype), targets):
         raise DataError(f"{where}: labels are no whole numbers")
-    held = torch.bincount(whole.clamp(min=0), minlength=spec.num_classes)
-    if int(whole.min()) < 0 or len(held) > spec.num_classes:
+    if int(whole.min()) < 0 or int(whole.max()) >= spec.num_classes:
         raise DataError(f"{where}: labels from {int(whole.min())} to {int(whole.max())} for {spec.num_classes} classes")
+    held = torch.bincount(whole, minlength=spec.num_classes)
     if int(held.min()) < 1:
         empty = int(held.argmin())
         raise DataError(f"{where}: no image of class {empty} ({real.class_names[empty]})")

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark_adapters.formats.base import Exported, Format, Imported, load_tensors, rescaled, staged
+from benchmark_adapters.formats.base import Exported, Format, Imported, load_tensors, rescaled
 from benchmark_adapters.formats.published import CIFAR10, CIFAR100, IMAGENET, into_model_space
-from dd_plugins.api import DataError, RealData, UsageError
+from dd_plugins.api import DataError, RealData, UsageError, staged
 
 RESULTS = "distilled_results"
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "tinyimagenet"}
@@ -48,8 +48,10 @@ class DCBenchFormat(Format):
         if data.name not in NAMES:
             raise UsageError(f"DC-BENCH does not know the data set {data.name}; it knows {', '.join(NAMES)}")
         images = exported.images.cpu()
-        if "ZCA" not in data.origin:  # whitened values go out as they are
+        if "ZCA" not in data.origin:  # whitened values go out as they are, in the one place where such sets are usual
             images = _out(images, CONSTANTS[data.name], exported)
+        elif self.layout != "tm":
+            raise UsageError("a whitened set goes into the layout tm alone; DC-BENCH tests it on images not whitened")
         targets = exported.targets.cpu().long()
         target = root / RESULTS / self._folder(NAMES[data.name], exported.ipc)
         with staged(target) as folder:
@@ -59,8 +61,9 @@ class DCBenchFormat(Format):
 
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the one set of the data set below ``path``: a file, its folder, or any folder above."""
-        images, targets = _tensors(_found(path, real))
-        return into_model_space(images, targets, CONSTANTS, real, path)
+        file = _found(path, real)
+        images, targets = _tensors(file)
+        return into_model_space(images, targets, CONSTANTS, real, path, whitens=file.name == "images_best.pt")
 
     def _folder(self, dataset: str, ipc: int) -> Path:
         method = MATCHED[self.layout] if self.layout in MATCHED else PAIRS[self.layout][0]
@@ -92,7 +95,8 @@ def _found(path: Path, real: RealData) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
     found = sorted({*path.rglob("res_*ipc.pt"), *path.rglob("images_best.pt"), *path.rglob("*_images.pt")})
-    own = [file for file in found if NAMES.get(real.spec.name, "") in (*file.parts, "")]
+    name = NAMES.get(real.spec.name, "")
+    own = [file for file in found if name in (*file.resolve().parts, "") and ".tmp" not in str(file)]
     if len(own) != 1:
         told = ", ".join(str(file) for file in own[:5]) or "none"
         raise DataError(f"{path}: expected one set of {real.spec.name}, but found {told}; name its file")

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark_adapters.formats.base import Exported, Format, Imported, checked, staged
+from benchmark_adapters.formats.base import Exported, Format, Imported, checked
 from benchmark_adapters.formats.pt import ABOUT, same_spec, write_about
-from dd_plugins.api import RealData, SyntheticFileError, read_tensors, write_tensors
+from dd_plugins.api import RealData, SyntheticFileError, read_tensors, staged, write_tensors
 from dd_plugins.errors import DataError
 
 EXACT = "exact.safetensors"
@@ -39,7 +39,7 @@ class ImageFolders(Format):
             held, _ = read_tensors(path / EXACT)
             return checked(held.get("images"), held.get("labels"), real, path / EXACT)
         except SyntheticFileError as error:
-            raise DataError(f"{error}; pictures without it are a data set: folder:{path}") from None
+            raise DataError(f"{error}; pictures alone are not the set, which has more than 256 levels") from None
 
 
 def pictures_of(exported: Exported) -> list[Image.Image]:

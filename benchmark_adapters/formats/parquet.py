@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark_adapters.formats.base import Exported, Format, Imported, checked, staged
+from benchmark_adapters.formats.base import Exported, Format, Imported, checked
 from benchmark_adapters.formats.imagefolder import pictures_of
 from benchmark_adapters.formats.pt import ABOUT, same_spec, write_about
-from dd_plugins.api import DataError, RealData
+from dd_plugins.api import DataError, RealData, staged
 
 FILE = "data/train-00000-of-00001.parquet"
 CARD = """---
@@ -82,10 +82,10 @@ class ParquetFormat(Format):
         try:
             table = pq.read_table(file)
             flat = table["pixels"].combine_chunks().flatten().to_numpy()
-            labels = table["label"].to_numpy()
+            labels = table["label"].to_numpy().astype(np.int64)
         except FileNotFoundError:
             raise DataError(f"{file}: no such file") from None
-        except (pa.ArrowException, KeyError, OSError) as error:
+        except (pa.ArrowException, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise DataError(f"{file}: damaged, or without a column pixels of exact numbers ({error})") from None
         try:
             images = torch.from_numpy(np.array(flat)).view(len(labels), *real.spec.image_shape)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.formats.base import Exported, Format, Imported, checked, load_tensors, staged
-from dd_plugins.api import DataError, DataSpec, RealData
+from benchmark_adapters.formats.base import Exported, Format, Imported, checked, load_tensors
+from dd_plugins.api import DataError, DataSpec, RealData, staged
 
 NAME = "set.pt"
 ABOUT = "about.json"
@@ -35,7 +35,7 @@ class PtFormat(Format):
 
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the folder, or the file in it."""
-        file = path / NAME if path.is_dir() else path
+        file = path if path.is_file() else path / NAME
         same_spec(file.parent, real)
         content = load_tensors(file)
         if not isinstance(content, dict) or not {"images", "labels"} <= set(content):
@@ -61,6 +61,8 @@ def read_about(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         DataSpec.from_dict(found["data"])
+        if not {"fingerprint", "origin", "name"} <= set(found["data"]):
+            raise ValueError("no fingerprint")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, DataError) as error:
         raise DataError(f"{file}: damaged ({type(error).__name__}: {error})") from None
     return dict(found)
@@ -72,8 +74,12 @@ def same_spec(folder: Path, real: RealData) -> None:
     Raises:
         DataError: With both fingerprints.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such file or folder")
     about = read_about(folder)
-    if about and about["data"]["fingerprint"] != real.spec.fingerprint:
+    if not about:
+        raise DataError(f"{folder / ABOUT}: missing; without it nobody knows in which space the images are")
+    if about["data"]["fingerprint"] != real.spec.fingerprint:
         made = about["data"]
         raise DataError(
             f"{folder}: made from {made['name']} ({made['origin'] or 'no origin'}) with fingerprint "

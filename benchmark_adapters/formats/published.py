@@ -41,7 +41,7 @@ class DC(Format):
             images, targets = content["data"][-1]
         except (KeyError, IndexError, TypeError, ValueError):
             raise DataError(f"{path}: expected a mapping whose data is a list of [images, labels]") from None
-        return into_model_space(images, targets, OF_DC, real, path)
+        return into_model_space(images, targets, OF_DC, real, path, whitens=False)
 
 
 class MTT(Format):
@@ -67,9 +67,17 @@ class DDRanking(Format):
 
 
 def into_model_space(
-    images: Tensor, targets: Tensor, known: dict[str, Constants], real: RealData, where: Path
+    images: Tensor, targets: Tensor, known: dict[str, Constants], real: RealData, where: Path, whitens: bool = True
 ) -> Imported:
     """Images that were normalised with published constants, or whitened, in the model space of a data set.
+
+    Args:
+        images: As they were published.
+        targets: Their labels.
+        known: For each data set mean and deviation.
+        real: The data set.
+        where: For messages.
+        whitens: Whether sets of this kind come whitened too.
 
     Whitening is fitted on the training split here, published ones on all training images: nearly the same space.
 
@@ -77,6 +85,8 @@ def into_model_space(
         DataError: If nobody knows what they were normalised with.
     """
     found = checked(images, targets, real, where)
+    if "ZCA" in real.spec.origin and not whitens:
+        raise DataError(f"{where}: sets of this kind are not whitened; import it without data.zca")
     if "ZCA" in real.spec.origin:  # the model space of a whitened data set is the whitened space
         return found
     name = real.spec.name

@@ -90,6 +90,28 @@ def profile_table(phase: Phase, versions: Mapping[str, str]) -> Table:
     return table
 
 
+def benchmarks_table(record: Mapping[str, Any]) -> Table:
+    """The scores of all benchmarks, native and others, one metric a row, each under its own name."""
+    table = Table(
+        title=escape(f"{record['name']}, benchmark by benchmark"),
+        caption="mean and 95 % t-interval over trials; numbers of different benchmarks or protocols do not compare",
+    )
+    for name in ("benchmark", "protocol", "network", "metric"):
+        table.add_column(name, overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    rows = [
+        {**score, "benchmark": score.get("benchmark", "native"), "metric": "accuracy"} for score in record["scores"]
+    ]
+    for entry in [*rows, *record.get("benchmarks", [])]:
+        metrics = {entry["metric"]: entry["trials"], **entry.get("metrics", {})}
+        for number, (metric, trials) in enumerate(metrics.items()):
+            about = [entry["benchmark"], entry["protocol"], entry["network"]] if not number else ["", "", ""]
+            estimate = Estimate.of(trials)
+            spread = "" if estimate.half_width is None else f" +- {estimate.half_width:.4f}"
+            table.add_row(*map(escape, about), metric, f"{estimate.mean:.4f}{spread} (n={len(trials)})")
+    return table
+
+
 # Columns that a narrow terminal keeps, the first ones first; all others follow as far as there is room.
 KEPT = (
     "method", "container", "data set", "IPC", "cannot run", "accuracy %", "difference", "p (Holm)", "images/class",

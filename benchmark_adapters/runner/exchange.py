@@ -90,7 +90,7 @@ def import_set(
     container = registry.load("parameterization", CONTAINER)(real.spec, budget, counts=counts)
     with torch.no_grad():
         container.images.copy_(images)
-    folder = RunFolder(options.out / _run_id(images, targets, real))
+    folder = RunFolder(options.out / _run_id(images, targets, real, config.ipc))
     with folder.locked():
         write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
         if "condense" not in folder.stages() or not folder.synthetic.exists():
@@ -98,7 +98,8 @@ def import_set(
             folder.mark("condense", sha256=folder.digest(), imported=path.name)
         folder.check_stored()
         record = make_record(config, real, folder.path.name, folder)
-        record["name"] = name or f"imported {path.name}"
+        known = record["name"] if record["name"].startswith("imported") or record.get("imported") else ""
+        record["name"], record["imported"] = name or known or f"imported {path.name}", path.name
         record["config"] |= {"objective": {"name": "none"}, "method": "none"}
         record["plugins"].pop("objective", None)
         reload(folder, config, real, options)  # the budget on what the file holds, and a preview
@@ -106,6 +107,6 @@ def import_set(
     return record
 
 
-def _run_id(images: torch.Tensor, targets: torch.Tensor, real: RealData) -> str:
+def _run_id(images: torch.Tensor, targets: torch.Tensor, real: RealData, ipc: int) -> str:
     digest = hashlib.sha256(images.contiguous().numpy().tobytes() + targets.numpy().tobytes()).hexdigest()
-    return hashlib.sha256(json.dumps([digest, real.spec.fingerprint, "imported"]).encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps([digest, real.spec.fingerprint, ipc, "imported"]).encode()).hexdigest()[:10]

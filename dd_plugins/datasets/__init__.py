@@ -14,7 +14,7 @@ from dd_plugins.api import ConfigError, DDPluginsError, PluginConfig, RealData, 
 from dd_plugins.datasets.build import build_real_data
 from dd_plugins.datasets.zca import whitened
 
-__all__ = ["build_real_data", "load_dataset"]
+__all__ = ["build_real_data", "load_dataset", "split_spec"]
 
 HOME = Path("~/.cache/dd-plugins")
 
@@ -48,7 +48,7 @@ def load_dataset(
         UsageError: If the data set needs an argument and has none, or the other way round.
         DataError: If files are missing or damaged, or the plugin broke its contract.
     """
-    plugin_spec, argument = _split_spec(spec)
+    plugin_spec, argument = split_spec(spec)
     info = registry.find("dataset", plugin_spec)
     plugin_class = registry.load("dataset", plugin_spec)
     if plugin_class.takes_argument and not argument:
@@ -74,7 +74,7 @@ def load_dataset(
     return whitened(real, cache.expanduser()) if zca else real
 
 
-def _split_spec(spec: str) -> tuple[str, str]:
+def split_spec(spec: str) -> tuple[str, str]:
     """``folder:PATH`` -> ``("folder", "PATH")``, but ``module:Class`` stays whole: an installed name goes first."""
     installed = registry.list_plugins("dataset")
     head, _, rest = spec.partition(":")

@@ -82,9 +82,25 @@ class Tokens(nn.Module):
             attention_dropout=0.0,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
+        for block in self.encoder.layers:
+            block.self_attention = Attention(block.self_attention)
 
     def forward(self, images: Tensor) -> Tensor:
         """All tokens see each other; the first one is returned."""
         patches = self.project(functional.pad(images, self.padding)).flatten(2).transpose(1, 2)
         tokens: Tensor = self.encoder(torch.cat([self.token.expand(len(images), -1, -1), patches], dim=1))
         return tokens[:, 0]
+
+
+class Attention(nn.Module):
+    """Attention step by step: fused kernels cannot be differentiated twice, which gradient matching does."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+        """What the attention gives; that weights are needed is what keeps it from fusing."""
+        del need_weights
+        attended: tuple[Tensor, Tensor | None] = self.attention(query, key, value, need_weights=True)
+        return attended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from dd_plugins import registry
-from dd_plugins.errors import DDPluginsError, UsageError
+from dd_plugins.api.config import parse_config
+from dd_plugins.errors import UnknownPluginError, UsageError
 
 if TYPE_CHECKING:
     import pytest
@@ -35,12 +37,14 @@ class Subject:
         spec: How it was named: ``name``, ``distribution/name`` or ``module:Class``; of a data set with its argument.
         plugin: The class.
         config: Settings that all checks use; by default the plugin's own ``check_settings``.
+        argument: Of a data set, what stands behind its name: ``folder:ARGUMENT``.
     """
 
     kind: str
     spec: str
     plugin: type[Any]
     config: Mapping[str, Any] = field(default_factory=dict)
+    argument: str = ""
 
     @property
     def name(self) -> str:
@@ -85,9 +89,11 @@ class Check:
         """
         try:
             self.function(self.subject)
-        except (AssertionError, NotApplicable):
+        except NotApplicable:
             raise
         except Exception as error:
+            if isinstance(error, AssertionError) and str(error).startswith(self.subject.name):
+                raise  # a check's own words
             told = " ".join(f"{type(error).__name__}: {error}".split())
             raise AssertionError(f"{self.subject.name}, {self.name}: {told}") from error
 
@@ -134,7 +140,7 @@ def checks_for(
     Args:
         plugin: Its name, ``distribution/name``, ``module:Class``, or the class.
         kind: Its kind; found by its name, or by its class, if that is possible.
-        config: Settings that all checks use; by default the class's ``check_settings``.
+        config: Settings that all checks use, above the class's ``check_settings``.
         expected_failures: Names of checks that are known to fail, with the reason.
 
     Raises:
@@ -199,36 +205,38 @@ class _Skipping:
 
 
 def _subject(plugin: str | type[Any], kind: str | None, config: Mapping[str, Any] | None) -> Subject:
+    argument = ""
     if isinstance(plugin, str):
-        head = plugin.partition(":")[0]
-        name = head if kind in (None, "dataset") and registry.is_installed("dataset", head) else plugin
+        name = plugin
+        if kind in (None, "dataset"):
+            from dd_plugins.datasets import split_spec
+
+            head, rest = split_spec(plugin)
+            if kind == "dataset" or registry.is_installed("dataset", head):
+                name, argument = head, rest
         kind = kind or _kind_of(name)
         loaded, spec = registry.load(kind, name), plugin
     else:
         loaded, spec = plugin, plugin.__name__
         kind = kind or _kind_of_class(plugin)
-    settings = getattr(loaded, "check_settings", {}) if config is None else config
-    return Subject(kind, spec, loaded, dict(settings))
+    settings = {**getattr(loaded, "check_settings", {}), **(config or {})}
+    parse_config(loaded.Config, settings, kind)  # a mistake in the settings is not the plugin's
+    return Subject(kind, spec, loaded, settings, argument)
 
 
 def _kind_of(spec: str) -> str:
     """The kind of a named plugin: the one that has such a name, or whose base its class has."""
+    if ":" in spec:
+        return _kind_of_class(registry.load_class(spec))
     kinds: Sequence[str] = [kind for kind in registry.KINDS if registry.is_installed(kind, spec)]
-    if not kinds and ":" in spec:
-        kinds = [kind for kind in registry.KINDS if _loads(kind, spec)]
-    if len(kinds) != 1:
-        told = " and ".join(kinds) or "none"
-        every = ", ".join(registry.KINDS)
-        raise UsageError(f"which kind of plugin is {spec!r}? It is installed as {told}; kinds are {every}")
-    return kinds[0]
-
-
-def _loads(kind: str, spec: str) -> bool:
-    try:
-        registry.load(kind, spec)
-    except DDPluginsError:
-        return False
-    return True
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
+        raise UsageError(f"{spec!r} names more than one plugin, {' and '.join(kinds)}: say which with --kind")
+    names = sorted({info.spec for kind in registry.KINDS for info in registry.list_plugins(kind)})
+    near = difflib.get_close_matches(spec, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise UnknownPluginError(f"no plugin of any kind is named {spec!r}{hint}")
 
 
 def _kind_of_class(plugin: type[Any]) -> str:

@@ -53,7 +53,7 @@ CHECKS: list[Callable[[Subject], None]] = [
 
 
 def _read(subject: Subject, cache: Path | None = None) -> RawData:
-    argument = subject.spec.partition(":")[2] if subject.plugin.takes_argument else ""
+    argument = subject.argument
     if subject.plugin.takes_argument and not argument:
         raise NotApplicable(f"it needs an argument: check {subject.spec}:PATH")
     plugin: Dataset = subject.plugin(argument, subject.config)
@@ -62,4 +62,6 @@ def _read(subject: Subject, cache: Path | None = None) -> RawData:
         try:
             return plugin.read(root, cache or Path(own))
         except DataError as error:
+            if argument:  # its place was given: then it has to be read
+                raise
             raise NotApplicable(f"its files are not there: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dd_plugins.api import IncompatibleError, Network
@@ -16,13 +16,15 @@ from dd_plugins.testing.subjects import global_generators_left_alone
 
 SHAPES = ((3, 32, 32), (1, 28, 28), (1, 8, 8))
 CLASSES = 7
+EPSILON = 1e-6
 
 
 def check_logits(subject: Subject) -> None:
     """Images of colour and grey, of several sizes, get finite logits for every class, and not all the same."""
     for shape in SHAPES:
         network, images = _made(subject, shape), _images(shape)
-        logits = network(images)
+        with torch.no_grad():
+            logits = network(images)
         assert logits.shape == (len(images), CLASSES), (
             f"{subject.name}: expected logits {(len(images), CLASSES)} of images {shape}, but got {tuple(logits.shape)}"
         )
@@ -43,12 +45,25 @@ def check_every_parameter_gets_a_gradient(subject: Subject) -> None:
 
 
 def check_can_be_differentiated_twice(subject: Subject) -> None:
-    """Gradient matching goes through the gradients of the parameters."""
-    network, images = _made(subject), _images().requires_grad_()
-    loss = functional.cross_entropy(network(images), torch.arange(len(images)) % CLASSES)
-    gradients = torch.autograd.grad(loss, list(network.parameters()), create_graph=True, allow_unused=True)
-    (second,) = torch.autograd.grad(torch.stack([g.square().sum() for g in gradients if g is not None]).sum(), images)
+    """Gradient matching goes through the gradients of the parameters: its gradient is that of finite differences."""
+    network, images = _made(subject).double(), _images().double()
+    for module in network.modules():  # masks of dropout differ from call to call
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    direction = torch.randn(images.shape, generator=make_generator(6), dtype=images.dtype)
+
+    def matched(images: Tensor) -> Tensor:
+        loss = functional.cross_entropy(network(images), torch.arange(len(images)) % CLASSES)
+        found = torch.autograd.grad(loss, list(network.parameters()), create_graph=True, allow_unused=True)
+        return torch.stack([g.square().sum() for g in found if g is not None]).sum()
+
+    leaf = images.clone().requires_grad_()
+    (second,) = torch.autograd.grad(matched(leaf), leaf)
     assert bool(second.isfinite().all()), f"{subject.name}: NaN or infinite second derivatives"
+    ahead, behind = (float(matched(images + step * direction).detach()) for step in (EPSILON, -EPSILON))
+    expected, found = (ahead - behind) / (2 * EPSILON), float((second * direction).sum())
+    apart = abs(found - expected) / max(abs(expected), 1e-12)
+    assert apart < 1e-2, f"{subject.name}: second derivative {found:.6g}, but by finite differences {expected:.6g}"
 
 
 def check_weights_follow_the_seed(subject: Subject) -> None:

@@ -43,10 +43,10 @@ def check_selection(subject: Subject) -> None:
 
 
 def check_every_class_is_matched(subject: Subject) -> None:
-    """Within a few steps images of every class get a gradient."""
+    """Within 32 steps images of every class get a gradient."""
     objective, images = _at_work(subject)
     touched = torch.zeros(len(images), dtype=torch.bool)
-    for step in range(2 * STEPS):
+    for step in range(8 * STEPS):
         index = objective.select(step)
         match = checked_match(objective, images[index], objective.targets[index], step)
         touched[index] |= match.image_grad.flatten(1).abs().sum(1) > 0

@@ -43,7 +43,7 @@ def check_selection(subject: Subject) -> None:
     strategy, targets = _strategy(subject), _targets()
     distinct = torch.linspace(0, 1, len(targets)).flip(0).double()
     for candidate in strategy.candidates():
-        for num_keep in (len(targets), len(targets) - CLASSES, 2 * CLASSES):
+        for num_keep in (len(targets), len(targets) - CLASSES, 2 * CLASSES + 1):
             index = candidate.select(distinct, targets, num_keep)
             told = f"{subject.name}.select of {num_keep}"
             assert index.dtype == torch.int64, f"{told}: expected int64, but got {index.dtype}"

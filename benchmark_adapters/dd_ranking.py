@@ -1,0 +1,222 @@
+"""DD-Ranking as a benchmark: the real package scores a set, in a process of its own, and its numbers keep its name.
+
+Source:
+    DD-Ranking, PyPI ``ddranking`` 0.2.0: hard-label recovery, improvement over random and the label-robust score.
+Deviations:
+    The package as released cannot finish a hard-label score; call sites are patched while it runs, each patch after a
+    probe that shows it is needed (`dd_ranking_worker`). Seeds, which it takes from the clock, are those of the trials.
+    Its label-robust score is computed on percentages, where it means nothing; it is recomputed on fractions, and the
+    package's own number stands beside it. It chooses the best epoch, and the learning rate, on the test set: so do its
+    numbers here, unless ``final_epoch`` is set.
+    Random images are drawn at the budget's number of images and at the decoded number: the sign of the improvement can
+    depend on which is meant.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import exp
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
+from benchmark_adapters.formats.base import rescaled
+from benchmark_adapters.formats.published import OF_DDRANKING
+from dd_plugins.api import DataSpec, PluginConfig, RealData, SyntheticSet, UsageError, write_tensors
+from dd_plugins.errors import DDPluginsError
+
+NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "TinyImageNet"}
+LEAST_SIDE, LEAST_CLASSES = 32, 5  # its networks are made for 32 pixels; it always takes a top-5 accuracy
+WORKER = "benchmark_adapters.dd_ranking_worker"
+
+
+class BenchmarkFailed(DDPluginsError):
+    """Another benchmark's own code failed."""
+
+
+class DDRankingBenchmark(Benchmark):
+    """DD-Ranking's hard-label scores: HLR, IOR and LRS, as its package computes them."""
+
+    needs = "ddranking"
+    check_settings: ClassVar[Mapping[str, Any]] = {
+        "network": "MLP", "epochs": 2, "evaluations": 2, "lr": 0.01, "full_accuracy": 90.0, "final_epoch": True,
+    }  # fmt: skip
+
+    class Config(PluginConfig):
+        """Settings of DD-Ranking; the defaults are those of its CIFAR presets."""
+
+        network: str = Field("ConvNet-3", description="its name of the network: ConvNet-3, ResNet-18, MLP, ...")
+        epochs: int = Field(1000, ge=1, description="epochs of every training")
+        evaluations: int = Field(5, ge=1, description="evaluations, each with trainings of its own")
+        batch: int = Field(256, ge=1, description="images a step")
+        lr: float | None = Field(None, gt=0, description="learning rate; None: the best of its five, as for random")
+        augmentation: Literal["dsa", "mixup", "cutmix", "none"] = Field("dsa", description="its augmentation")
+        weight: float = Field(0.5, ge=0, le=1, description="weight of IOR against HLR in LRS")
+        full_accuracy: float | None = Field(
+            None, gt=0, le=100, description="percent that the whole training set gives, from a source of yours"
+        )
+        final_epoch: bool = Field(False, description="the last epoch instead of the best one on the test set")
+        python: str | None = Field(None, description="an interpreter that has ddranking; None: this one")
+
+    config: Config
+
+    def missing(self) -> bool:
+        """The package, unless another interpreter is named that has it."""
+        return self.config.python is None and super().missing()
+
+    def cells(self) -> Sequence[Cell]:
+        """What its leaderboard has of the data sets here."""
+        return [Cell(name, ipc, self.config.network) for name in NAMES for ipc in (1, 10, 50)]
+
+    def score(self, synthetic: SyntheticSet, cell: Cell, context: ScoreContext) -> Scores:
+        """LRS in fractions, one an evaluation; HLR, IOR and the package's own numbers beside it.
+
+        Raises:
+            UsageError: If the package cannot take such a set.
+            BenchmarkFailed: If its code fails, with the last line of its own words.
+        """
+        _check(synthetic.data, self.config.network)
+        full, source = self._full(context)
+        rows = _earlier(context.folder / f"dd-ranking-{self.key()}.jsonl" if context.folder else None)
+        wanted = [trial for trial in range(self.config.evaluations) if trial not in rows]
+        if wanted:
+            rows |= self._run(synthetic, cell, context, full, wanted)
+        chosen = [rows[trial] for trial in range(self.config.evaluations)]
+        metrics = {name: tuple(float(row[name]) for row in chosen) for name in METRICS if name in chosen[0]}
+        notes = {"full_accuracy": full, "full_accuracy_source": source, **chosen[0]["notes"]}
+        notes["defects"] = DEFECTS[: 1 if self.config.final_epoch else 2]
+        trials = metrics.pop("LRS")
+        name = f"hard labels, {self.config.epochs} epochs"
+        return Scores("dd-ranking", name, self.key(), "LRS", trials, self.config.network, metrics, notes)
+
+    def _full(self, context: ScoreContext) -> tuple[float, str]:
+        """Percent that the whole training set gives, and who says so."""
+        if self.config.full_accuracy is not None:
+            return self.config.full_accuracy, "given"
+        if context.full_accuracy is None:
+            raise UsageError(
+                "dd-ranking needs the accuracy of the whole training set: --set benchmark.full_accuracy=PERCENT, or "
+                "score the run with --full-data first"
+            )
+        return 100 * context.full_accuracy, "native evaluator"
+
+    def _run(
+        self, synthetic: SyntheticSet, cell: Cell, context: ScoreContext, full: float, wanted: Sequence[int]
+    ) -> dict[int, dict[str, Any]]:
+        """The evaluations that are missing, in a process that imports the package."""
+        config, real = self.config, context.real
+        order = torch.argsort(synthetic.targets.cpu(), stable=True)
+        images, targets = synthetic.images.cpu()[order], synthetic.targets.cpu()[order]
+        known = OF_DDRANKING.get(real.spec.name)
+        mean, std = (real.spec.mean, real.spec.std) if known is None or "ZCA" in real.spec.origin else known
+        space = replace(real.spec, mean=tuple(mean), std=tuple(std))
+        keep = context.folder / f"dd-ranking-{self.key()}.jsonl" if context.folder else None
+        with TemporaryDirectory() as folder:
+            write_tensors(
+                Path(folder) / "bundle.safetensors",
+                {
+                    "images": _three_channels(rescaled(images, real.spec.mean, real.spec.std, space)),
+                    "targets": targets,
+                    **_splits(real, mean, std),
+                },
+                {},
+            )
+            task = {
+                **config.model_dump(exclude={"python"}),
+                "dataset": NAMES.get(real.spec.name, real.spec.name),
+                "classes": real.spec.num_classes,
+                "ipc": cell.ipc,
+                "full_accuracy": full,
+                "trials": list(wanted),
+                "mirror": real.spec.mirror,
+                "device": str(context.device),
+            }
+            (Path(folder) / "task.json").write_text(json.dumps(task))
+            words = [config.python or sys.executable, "-m", WORKER, folder]
+            return self._follow(words, context, keep)
+
+    def _follow(self, words: Sequence[str], context: ScoreContext, keep: Path | None) -> dict[int, dict[str, Any]]:
+        """Reads one line of JSON an evaluation, and keeps each as it comes."""
+        rows: dict[int, dict[str, Any]] = {}
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
+            for line in process.stdout or ():
+                row = _finished(json.loads(line), self.config.weight)
+                rows[row["trial"]] = row
+                if keep is not None:
+                    with keep.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                if context.on_trial:
+                    context.on_trial(row["trial"], row["LRS"])
+            said = (process.stderr.read() if process.stderr else "").strip().splitlines()
+        if process.returncode:
+            raise BenchmarkFailed(f"dd-ranking failed: {said[-1] if said else f'exit code {process.returncode}'}")
+        return rows
+
+
+METRICS = ("LRS", "HLR", "IOR", "IOR_decoded", "LRS_decoded", "LRS_package", "accuracy", "random", "random_decoded")
+DEFECTS = ("its learning rate is chosen on the test set", "its epoch is chosen on the test set")
+
+
+def robust_score(recovery: float, improvement: float, weight: float) -> float:
+    """LRS on fractions: ``(e^a - e^-1) / (e - e^-1)`` with ``a = weight IOR - (1 - weight) HLR``; from 0 to 1."""
+    alpha = weight * improvement - (1 - weight) * recovery
+    return (exp(alpha) - exp(-1)) / (exp(1) - exp(-1))
+
+
+def _finished(row: dict[str, Any], weight: float) -> dict[str, Any]:
+    """The row of one evaluation with what follows from its accuracies; percentages become fractions."""
+    recovery, improvement = row["HLR"] / 100, row["IOR"] / 100
+    decoded = (row["accuracy"] - row["random_decoded"]) / 100
+    made = {
+        "HLR": recovery,
+        "IOR": improvement,
+        "IOR_decoded": decoded,
+        "LRS": robust_score(recovery, improvement, weight),
+        "LRS_decoded": robust_score(recovery, decoded, weight),
+        **{name: row[name] / 100 for name in ("accuracy", "random", "random_decoded")},
+    }
+    return {**row, **made}
+
+
+def _earlier(file: Path | None) -> dict[int, dict[str, Any]]:
+    if file is None or not file.exists():
+        return {}
+    return {row["trial"]: row for row in map(json.loads, file.read_text().splitlines())}
+
+
+def _check(data: DataSpec, network: str) -> None:
+    if data.num_classes < LEAST_CLASSES:
+        raise UsageError(f"dd-ranking always takes a top-5 accuracy: {data.num_classes} classes are too few")
+    if data.image_shape[0] not in (1, 3):
+        raise UsageError(f"dd-ranking takes images of 3 channels, not {data.image_shape[0]}")
+    depth = network.partition("-")[2].partition("-")[0]
+    if network.partition("-")[0] in ("ConvNet", "VGG", "ResNet") and not depth.isdigit():
+        raise UsageError(f"dd-ranking needs the depth of a network: {network}-3, say")
+
+
+def _three_channels(images: Tensor) -> Tensor:
+    """Colour images of 32 pixels at least: grey is repeated, and small images are enlarged pixel by pixel."""
+    if images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1)
+    factor = -(-LEAST_SIDE // min(images.shape[2:])) if min(images.shape[2:]) < LEAST_SIDE else 1
+    if factor > 1:
+        images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    return images.contiguous()
+
+
+def _splits(real: RealData, mean: Sequence[float], std: Sequence[float]) -> dict[str, Tensor]:
+    """Training and test images, uint8 where they are, and what normalises them."""
+    made: dict[str, Tensor] = {"mean": torch.tensor(mean), "std": torch.tensor(std)}
+    for name, split in (("train", real.train), ("test", real.test)):
+        made[f"{name}_images"] = _three_channels(split.pixels[split.index].cpu())
+        made[f"{name}_targets"] = split.labels.cpu()
+    return made
