@@ -36,7 +36,7 @@ from dd_plugins.errors import DDPluginsError
 
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "TinyImageNet"}
 LEAST_SIDE, LEAST_CLASSES = 32, 5  # its networks are made for 32 pixels; it always takes a top-5 accuracy
-WORKER = "benchmark_adapters.dd_ranking_worker"
+WORKER = Path(__file__).with_name("dd_ranking_worker.py")  # needs ddranking and safetensors alone
 
 
 class BenchmarkFailed(DDPluginsError):
@@ -141,13 +141,18 @@ class DDRankingBenchmark(Benchmark):
                 "device": str(context.device),
             }
             (Path(folder) / "task.json").write_text(json.dumps(task))
-            words = [config.python or sys.executable, "-m", WORKER, folder]
-            return self._follow(words, context, keep)
+            words = [config.python or sys.executable, "-P", str(WORKER), folder]
+            return self._follow(words, context, keep, Path(folder) / "words.txt")
 
-    def _follow(self, words: Sequence[str], context: ScoreContext, keep: Path | None) -> dict[int, dict[str, Any]]:
-        """Reads one line of JSON an evaluation, and keeps each as it comes."""
+    def _follow(
+        self, words: Sequence[str], context: ScoreContext, keep: Path | None, log: Path
+    ) -> dict[int, dict[str, Any]]:
+        """Reads one line of JSON an evaluation, and keeps each as it comes; what else is said goes to a file."""
         rows: dict[int, dict[str, Any]] = {}
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
+        with (
+            log.open("w") as said,
+            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said, text=True) as process,  # noqa: S603
+        ):
             for line in process.stdout or ():
                 row = _finished(json.loads(line), self.config.weight)
                 rows[row["trial"]] = row
@@ -156,9 +161,9 @@ class DDRankingBenchmark(Benchmark):
                         file.write(json.dumps(row) + "\n")
                 if context.on_trial:
                     context.on_trial(row["trial"], row["LRS"])
-            said = (process.stderr.read() if process.stderr else "").strip().splitlines()
         if process.returncode:
-            raise BenchmarkFailed(f"dd-ranking failed: {said[-1] if said else f'exit code {process.returncode}'}")
+            last = (log.read_text(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+            raise BenchmarkFailed(f"dd-ranking failed: {last}")
         return rows
 
 

@@ -124,3 +124,72 @@ def test_a_truncated_pickle_is_told(modules, tmp_path):
             convert(file, tmp_path / "out")
     with pytest.raises(DataError, match="no such file"):
         convert(tmp_path / "nothing.pkl", tmp_path / "out")
+
+
+def test_nothing_of_the_current_folder_is_imported(modules, tmp_path, monkeypatch):
+    file = tmp_path / "network.pkl"
+    file.write_bytes(pickle.dumps({"G_ema": generator(modules, tmp_path / "ran", tensors())}))
+    here = tmp_path / "download"
+    here.mkdir()
+    for name in ("numpy", "safetensors", "collections"):
+        (here / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit('ran')\n")
+    monkeypatch.chdir(here)
+    assert convert(file, tmp_path / "out")["elements"] == 4 * 4 * 9 + 8
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("order", ["<f8", ">f8", "<i4", ">i2", "|u1", "?"])
+def test_arrays_keep_their_values_whatever_their_byte_order(order, modules, tmp_path):
+    values = numpy.array([1, 0, 1, 1], dtype=order)
+    made = persistent(modules, tmp_path / "ran", "Generator", {"weight": torch.ones(1)}, {}, values=values)
+    file = tmp_path / "network.pkl"
+    file.write_bytes(pickle.dumps({"G_ema": made}))
+    assert convert(file, tmp_path / "out")["classes"]["values"]["values"] == values.tolist()
+
+
+class Forged:
+    """An array whose dtype says that its items are longer than they are."""
+
+    def __reduce__(self):
+        return (
+            numpy.core.multiarray._reconstruct,
+            (numpy.ndarray, (0,), b"b"),
+            (1, (40,), self.dtype, False, b"8 bytes."),
+        )
+
+    @property
+    def dtype(self):
+        return ForgedType()
+
+
+class ForgedType:
+    def __reduce__(self):
+        return numpy.dtype, (">f8", False, True), (3, ">", (numpy.dtype("f8"), (40,)), None, None, -1, -1, 0)
+
+
+@pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")
+def test_a_dtype_cannot_reach_beyond_its_bytes(modules, tmp_path):
+    made = persistent(modules, tmp_path / "ran", "Generator", {"weight": torch.ones(1)}, {}, values=Forged())
+    file = tmp_path / "network.pkl"
+    file.write_bytes(pickle.dumps({"G_ema": made}))
+    with pytest.raises(DataError, match="cannot reshape array of size 1"):
+        convert(file, tmp_path / "out")
+
+
+def test_a_tensor_that_is_larger_than_its_file_is_refused(modules, tmp_path):
+    huge = torch.ones(1).expand(100_000, 1000)
+    made = persistent(modules, tmp_path / "ran", "Generator", {"weight": huge}, {})
+    file = tmp_path / "network.pkl"
+    file.write_bytes(pickle.dumps({"G_ema": made}))
+    with pytest.raises(DataError, match="larger than the file that holds them"):
+        convert(file, tmp_path / "out")
+
+
+def test_plain_layers_of_torch_have_their_names(modules, tmp_path):
+    inner = torch.nn.Embedding(3, 2)
+    made = persistent(modules, tmp_path / "ran", "Generator", {"weight": torch.ones(1)}, {"embed": inner})
+    file = tmp_path / "network.pkl"
+    file.write_bytes(pickle.dumps({"G_ema": made}))
+    about = convert(file, tmp_path / "out")
+    assert about["classes"]["children"]["embed"]["class"] == "Embedding"
+    assert torch.equal(load_file(tmp_path / "out/weights.safetensors")["embed.weight"], inner.weight)

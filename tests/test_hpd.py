@@ -1,5 +1,6 @@
 """H-PD and GLaD: levels, candidates that are copies, what is stored, and that a run goes on bit by bit."""
 
+import json
 import shutil
 from itertools import pairwise
 
@@ -8,10 +9,20 @@ import torch
 from made_up import Factory, make_real
 from tiny_runs import PROTOCOL, run
 
-from dd_plugins.api import ConfigError, Context, DataError, StorageBudget
+from dd_plugins.api import (
+    ConfigError,
+    Context,
+    DataError,
+    DivergedError,
+    IncompatibleError,
+    ResumeMismatch,
+    StorageBudget,
+    read_tensors,
+)
+from dd_plugins.networks import build_network
 from dd_plugins.parameterizations.hpd import HPD, GLaD, _centres
 from dd_plugins.priors.gates import Gates
-from dd_plugins.priors.store import save_prior
+from dd_plugins.priors.store import load_prior, save_prior
 from dd_plugins.priors.train import TRAINERS, PriorRecipe
 from dd_plugins.seeds import make_generator
 
@@ -244,6 +255,76 @@ def test_images_are_in_model_space(prior, real):
     pixels = real.spec.denormalize(container.decode())
     assert pixels.min() >= -1e-5
     assert pixels.max() <= 1 + 1e-5
+    styles = tuple(style.detach() for style in container._styles)
+    torch.testing.assert_close(pixels, container.prior.decode_from(0, container._state.detach(), styles))
+
+
+def test_no_graph_of_the_generator_is_held_while_images_are_matched(prior, real):
+    container = made(prior, real)
+    container.enter_stage(container.stages()[1])
+    images = container.decode(for_backward=True)
+    assert container._graph is None
+    container.backward(torch.arange(len(images)), torch.ones_like(images))
+    assert container._state.grad.abs().max() > 0
+
+
+def test_pushing_in_chunks_changes_nothing(prior, real):
+    whole, parts = made(prior, real, select="last"), made(prior, real, select="last")
+    parts.chunk_size = 3
+    for container in (whole, parts):
+        for stage in container.stages()[:3]:
+            container.enter_stage(stage)
+    torch.testing.assert_close(whole._state, parts._state, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"levels": (3, 1)}, r"levels = \[3, 1\]: levels must ascend"),
+        ({"levels": (2, 2)}, "levels must ascend"),
+        ({"levels": (0, 9)}, "level 9 does not exist; the prior has levels 0 to 4"),
+    ],
+)
+def test_levels_are_checked_before_a_prior_is_trained(config, told, real):
+    container = HPD(real.spec, StorageBudget.for_ipc(real.spec, 1), config)
+    with pytest.raises(ConfigError, match=told):
+        container.check(Factory(real)(0))
+
+
+def test_a_network_that_cannot_judge_is_told_ahead(real):
+    network = build_network("mlp", real.spec.image_shape, 4, seed=0)
+    with pytest.raises(IncompatibleError, match="no maps at several depths"):
+        HPD(real.spec, StorageBudget.for_ipc(real.spec, 1)).check(network)
+    HPD(real.spec, StorageBudget.for_ipc(real.spec, 1), {"select": "last"}).check(network)
+
+
+def test_a_prior_can_be_pinned_and_is_the_same_when_a_run_goes_on(prior, real, tmp_path):
+    digest = json.loads((prior / "prior.json").read_text())["sha256"]
+    container = made(prior, real, prior_sha256=digest)
+    with pytest.raises(DataError, match=r"0{64} was expected"):
+        made(prior, real, prior_sha256="0" * 64)
+    container.enter_stage(container.stages()[0])
+    state = container.working_state()
+    other = tmp_path / "other"
+    shutil.copytree(prior, other)
+    tensors, _ = read_tensors(other / "prior.safetensors")
+    stored = load_prior(other)
+    stored.generator.load_state_dict({name: value + 0.01 for name, value in tensors.items()})
+    about = {key: stored.about[key] for key in ("gates", "seconds")}
+    save_prior(other, stored.generator, "vae", stored.generator.config, about)
+    second = made(other, real)
+    second.enter_stage(second.stages()[0])
+    with pytest.raises(ResumeMismatch, match="begun with another prior"):
+        second.load_working_state(state)
+
+
+def test_images_that_are_no_numbers_end_the_run(prior, real):
+    container = made(prior, real)
+    container.enter_stage(container.stages()[0])
+    container._state.data[0] = float("nan")
+    with pytest.raises(DivergedError, match="NaN or infinite images in the level 0 stage"):
+        for _ in range(2):  # a candidate is looked at every second step
+            container.project()
 
 
 def test_chunks_change_no_gradient(prior, real):

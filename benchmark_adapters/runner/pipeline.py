@@ -135,6 +135,7 @@ def check_plan(config: RunConfig, real: RealData) -> Parameterization:
     container.parameter_groups()  # a container with nothing to learn says so
     spec, condensed_on = real.spec, config.network
     network_of = build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
+    container.check(network_of)
     _build_objective(config, real).check(container.labels, container.groups(), network_of)
     build_augmentation(config.protocol.train, real.spec)
     network = config.protocol.network

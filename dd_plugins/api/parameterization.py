@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSpec, RealData
 from dd_plugins.api.files import StoredHeader, read_stored, write_stored
+from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.api.storage import StorageBudget, StorageLedger
@@ -59,6 +60,7 @@ class Parameterization(nn.Module, ABC):
     """
 
     api_version: ClassVar[int] = 1
+    keeps_graph: ClassVar[bool] = True  # False: its decoder's graph is never held while images are matched
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):
@@ -125,6 +127,14 @@ class Parameterization(nn.Module, ABC):
     def _keep(self, index: Tensor) -> None:
         """Drops every image but those of ``index`` from the stored tensors; define it to make images prunable."""
         raise UsageError(f"{type(self).__name__} cannot drop single images")
+
+    def check(self, network: Network) -> None:
+        """Refuses before a run writes anything what it cannot work with; by default it works with every network.
+
+        Args:
+            network: One that the objective trains, on the CPU.
+        """
+        del network
 
     def prepare(self, real: RealData, context: Context) -> None:
         """One-off work before :meth:`reset`, and again before a run goes on: what is needed to learn, but not stored.
@@ -218,7 +228,7 @@ class Parameterization(nn.Module, ABC):
         whole = max(len(index), 1) if for_backward else DECODE_CHUNK
         chunks = torch.split(index, self.chunk_size or whole)
         self._graph = None
-        if len(chunks) == 1 and for_backward:
+        if len(chunks) == 1 and for_backward and self.keeps_graph:
             images = self._checked_decode(index)
             self._graph = (index, images)
             return images.detach()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,16 +27,20 @@ from torch import Generator, Tensor, nn
 from dd_plugins.api import (
     ConfigError,
     Context,
+    DivergedError,
+    Network,
     Parameterization,
     PluginConfig,
     Prior,
     RealData,
+    ResumeMismatch,
     Stage,
     UsageError,
 )
 from dd_plugins.priors.base import LayeredGenerator, Styles
 from dd_plugins.priors.distance import ClassRelevantDistance, find_judge
 from dd_plugins.priors.find import admit, find_prior
+from dd_plugins.priors.small import sides
 from dd_plugins.priors.store import load_prior
 from dd_plugins.priors.train import PriorRecipe
 from dd_plugins.seeds import make_generator
@@ -47,6 +52,7 @@ PIXELS = "pixels"
 class HPD(Parameterization):
     """Progressive levels of a generator: styles and state are learned level by level, then the pixels."""
 
+    keeps_graph = False  # a generator's graph beside that of the matching would not fit
     check_settings: ClassVar[Mapping[str, Any]] = {
         "samples": 8,
         "allow_weak_prior": True,
@@ -106,11 +112,23 @@ class HPD(Parameterization):
 
     # ---- what is needed and not stored ------------------------------------------------------------------------------
 
+    def check(self, network: Network) -> None:
+        """Levels must ascend and exist, as far as that is known ahead, and a network that judges must have maps."""
+        levels = self.config.levels or ()
+        if any(later <= before for before, later in pairwise(levels)):
+            raise ConfigError(f"parameterization.levels = {list(levels)}: levels must ascend")
+        if self.config.prior is None:
+            height, width = self.data.image_shape[1:]
+            self._check_levels(2 * min(len(sides(height)), len(sides(width))))
+        if self.config.select == "crfd":
+            with torch.no_grad():
+                network.taps(torch.zeros(2, *self.data.image_shape))
+
     def prepare(self, real: RealData, context: Context) -> None:
         """Finds the prior, or trains it, and the classifier that judges candidates."""
         config = self.config
         if config.prior is not None:
-            stored = load_prior(Path(config.prior), real.spec, classes=config.classes)
+            stored = load_prior(Path(config.prior), real.spec, config.prior_sha256 or None, config.classes)
         elif context.cache is None:
             raise UsageError("h-pd needs a folder for its prior, or parameterization.prior=FOLDER")
         else:
@@ -118,7 +136,7 @@ class HPD(Parameterization):
             assert trained is not None  # nobody stops it here
             stored = trained
         self._use(stored.generator)
-        admit(stored, real, context.make_network, config.allow_weak_prior)
+        admit(stored, real, context.make_network, config.allow_weak_prior, context.cache, context.job)
         found = stored.prior()
         self.config = config.model_copy(
             update={"prior_sha256": found.sha256, "prior_elements": found.elements, "prior_licence": found.licence}
@@ -132,11 +150,14 @@ class HPD(Parameterization):
         """Takes a generator, and checks the levels against it."""
         self._prior = (prior.to(self.images.device),)
         self._scales = prior.scales()
-        wrong = [level for level in self.config.levels or () if not 0 <= level <= prior.num_stages]
+        self._check_levels(prior.num_stages)
+
+    def _check_levels(self, stages: int) -> None:
+        wrong = [level for level in self.config.levels or () if not 0 <= level <= stages]
         if wrong:
             raise ConfigError(
                 f"parameterization.levels = {list(self.config.levels or ())}: level {wrong[0]} does not exist; "
-                f"the prior has levels 0 to {prior.num_stages}"
+                f"the prior has levels 0 to {stages}"
             )
 
     @property
@@ -187,12 +208,19 @@ class HPD(Parameterization):
             raise UsageError("parameterization.init = 'encode' needs real images")
         rows = torch.cat([real.train.per_class(max(self.counts), generator)[c, :n] for c, n in enumerate(self.counts)])
         pixels = real.spec.denormalize(real.train.images(rows)).clamp(0, 1)
-        styles = self.prior.encode(pixels, self.labels)
-        if styles is None:
-            raise ConfigError(
-                "parameterization.init = 'encode': this prior cannot encode images; cluster and sample remain"
-            )
-        return styles
+        found = []
+        for rows in torch.split(torch.arange(len(pixels), device=pixels.device), self._chunk()):
+            styles = self.prior.encode(pixels[rows], self.labels[rows])
+            if styles is None:
+                raise ConfigError(
+                    "parameterization.init = 'encode': this prior cannot encode images; cluster and sample remain"
+                )
+            found.append(styles)
+        return tuple(torch.cat(stage) for stage in zip(*found, strict=True))
+
+    def _chunk(self) -> int:
+        """Images that the generator sees at once."""
+        return self.chunk_size or len(self.labels)
 
     def _begin(self, styles: Styles) -> None:
         self._styles = [style.detach().clone() for style in styles]
@@ -220,11 +248,15 @@ class HPD(Parameterization):
 
     def _advance(self, level: int) -> None:
         """Pushes the state through the layers up to a level."""
-        styles, state = tuple(self._styles), self._state
         if self._level is None or level < self._level:
             raise ConfigError(f"parameterization.levels: level {level} cannot follow level {self._level}")
-        for stage in range(self._level, level):
-            state = self.prior.step(stage, state, styles)
+        pushed = []
+        for rows in torch.split(torch.arange(len(self.labels), device=self.labels.device), self._chunk()):
+            styles, part = tuple(style[rows] for style in self._styles), self._state[rows]
+            for stage in range(self._level, level):
+                part = self.prior.step(stage, part, styles)
+            pushed.append(part)
+        state = torch.cat(pushed)
         self._level = level
         self._state = state.detach().clone().requires_grad_()
         self._styles = [style.detach().clone().requires_grad_() for style in self._styles]
@@ -269,6 +301,9 @@ class HPD(Parameterization):
         assert self._judge is not None
         images = self.decode()
         score = torch.tensor(self._judge(images, self.labels), dtype=torch.float64)
+        if not bool(score.isfinite()):
+            where = PIXELS if self._level is None else f"level {self._level}"
+            raise DivergedError(f"h-pd: NaN or infinite images in the {where} stage; smaller rates (lr_*) may help")
         self._history.append((-1.0 if self._level is None else float(self._level), float(score)))
         if not self._of_stage or score < self._of_stage["score"]:
             self._of_stage = {
@@ -309,11 +344,14 @@ class HPD(Parameterization):
         state |= {f"of_stage.{name}": value for name, value in self._of_stage.items()}
         state |= {f"best.{name}": value for name, value in self._best.items()}
         history = torch.tensor(self._history, dtype=torch.float64).view(-1, 2)
-        return {**state, "taken": torch.tensor(self._taken), "history": history}
+        prior = torch.tensor(list(bytes.fromhex(self.config.prior_sha256)), dtype=torch.uint8)
+        return {**state, "taken": torch.tensor(self._taken), "history": history, "prior": prior}
 
     def load_working_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what :meth:`working_state` returned."""
         device = self.images.device
+        if bytes(state["prior"].tolist()).hex() != self.config.prior_sha256:
+            raise ResumeMismatch("h-pd: this run was begun with another prior; remove its folder to begin again")
 
         def under(prefix: str) -> dict[str, Tensor]:
             found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -43,9 +43,14 @@ class AutoencoderKLDecoder(LayeredGenerator):
         except ImportError:
             raise MissingExtraError("an AutoencoderKL", "diffusers") from None
         try:
-            model: Any = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            model: Any
+            model, notes = AutoencoderKL.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(f"{folder}: no {NAME} there ({' '.join(str(error).split())[:200]})") from None
+        if missing := sorted(notes.get("missing_keys", [])):  # diffusers would leave them as they were drawn
+            raise DataError(f"{folder}: the weights lack {', '.join(missing[:3])} and {max(0, len(missing) - 3)} more")
         self.model = model.float().eval().requires_grad_(False)
         self.image_shape, self.num_classes = image_shape, 0
         halved = 2 ** (len(self.model.config.block_out_channels) - 1)

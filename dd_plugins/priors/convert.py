@@ -12,10 +12,12 @@ import hashlib
 import io
 import json
 import pickle  # the one place; see `SafeUnpickler`
+import resource
 import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,8 +30,18 @@ from dd_plugins.api import DataError, write_atomically, write_tensors
 MAX_BYTES = 4 * 2**30
 WEIGHTS, ABOUT = "weights.safetensors", "weights.json"
 RECONSTRUCT = ("torch_utils.persistence", "_reconstruct_persistent_obj")
-INERT = ("torch.nn.", "torch_utils.", "dnnlib.", "training.")  # classes whose records are kept, without their code
+INERT = (
+    "torch.nn.",
+    "torch_utils.",
+    "dnnlib.",
+    "training.",
+    "pg_modules.",
+    "timm.",
+)  # classes whose records are kept, without their code
+NOTED = {("torch", "Size"), ("torch", "device"), ("builtins", "set"), ("builtins", "frozenset")}  # kept as records
 NUMBERS = "biuf"  # kinds of arrays
+SAYS = "convert: "  # begins what the process says of a file
+MEMORY = 2**33  # bytes that its process may take beside eight times the file
 
 
 class Inert(dict[str, Any]):
@@ -61,7 +73,9 @@ class SafeUnpickler(pickle.Unpickler):
             return _ALLOWED[module, name]
         if module in ("torch", "torch.storage") and name.endswith("Storage") and hasattr(torch, name):
             return getattr(torch, name)
-        if f"{module}.".startswith(INERT):
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if f"{module}.".startswith(INERT) or (module, name) in NOTED:
             return type(name, (Inert,), {"source": f"{module}.{name}"})
         raise DataError(f"the pickle asks for {module}.{name}, which is not on the list of what is harmless")
 
@@ -96,11 +110,38 @@ def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
-def _checked_dtype(text: Any, *_: Any) -> numpy.dtype[Any]:
-    found = numpy.dtype(str(text))
-    if found.kind not in NUMBERS or found.hasobject:
-        raise DataError(f"the pickle holds an array of {found}, which is not one of numbers")
-    return found
+class _Dtype:
+    """The record of a numpy dtype: its name, and the byte order of its state; numpy sees no state from a file."""
+
+    def __init__(self, text: Any = "", *_: Any) -> None:
+        self.text, self.order = str(text), "="
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = str(state[1]) if isinstance(state, tuple) and len(state) > 1 else "?"
+
+    def made(self) -> numpy.dtype[Any]:
+        """A dtype of plain numbers.
+
+        Raises:
+            DataError: If it is anything else.
+        """
+        try:
+            found = numpy.dtype(self.text)
+        except TypeError:
+            found = numpy.dtype(object)
+        if found.kind not in NUMBERS or found.hasobject or self.order not in ("=", "<", ">", "|"):
+            raise DataError(f"the pickle holds an array of {self.text[:40]}, which is not one of numbers")
+        order: Any = self.order
+        return found.newbyteorder(order) if order in ("<", ">") else found
+
+
+def _numbers(dtype: Any, content: Any) -> numpy.ndarray[Any, Any]:
+    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
+        raise DataError("the pickle holds an array that is none")
+    found = dtype.made()
+    if len(content) % found.itemsize:
+        raise DataError("the pickle holds an array that is cut off")
+    return numpy.frombuffer(content, dtype=found)
 
 
 class _Array:
@@ -111,19 +152,11 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, content = state
-        found = numpy.frombuffer(bytes(content), dtype=dtype)
-        self.values = found.reshape(shape, order="F" if fortran else "C")
+        self.values = _numbers(dtype, content).reshape(shape, order="F" if fortran else "C")
 
 
-class _Dtype:
-    """Takes the state of a numpy dtype: its byte order alone."""
-
-    def __new__(cls, text: Any, *_: Any) -> Any:
-        return _checked_dtype(text)
-
-
-def _scalar(dtype: numpy.dtype[Any], content: bytes) -> float | int | bool:
-    found: float | int | bool = numpy.frombuffer(content, dtype=_checked_dtype(dtype))[0].item()
+def _scalar(dtype: Any, content: Any) -> float | int | bool:
+    found: float | int | bool = _numbers(dtype, content)[0].item()
     return found
 
 
@@ -162,14 +195,16 @@ def convert(source: Path, to: Path, key: str = "G_ema", timeout: float = 600.0) 
         raise DataError(f"{source}: no such file")
     if source.stat().st_size > MAX_BYTES:
         raise DataError(f"{source}: {source.stat().st_size} bytes are more than the {MAX_BYTES} that are read")
-    command = [sys.executable, "-m", "dd_plugins.priors.convert", str(source), str(to), key]
+    # -P: what lies in the current folder, an unpacked download for instance, is not imported
+    command = [sys.executable, "-P", "-m", "dd_plugins.priors.convert", str(source), str(to), key]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
         raise DataError(f"{source}: not read within {timeout:.0f} s") from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["the process ended without a word"]
-        raise DataError(f"{source}: {lines[-1]}")
+        lines = [line for line in done.stderr.splitlines() if line.startswith(SAYS)]
+        told = lines[-1].removeprefix(SAYS) if lines else f"its process ended with code {done.returncode}"
+        raise DataError(f"{source}: {told}")
     found: dict[str, Any] = json.loads((to / ABOUT).read_text(encoding="utf-8"))
     return found
 
@@ -189,26 +224,39 @@ def read(source: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         there = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
         raise DataError(f"no {key} in it; there is {there}")
     tensors: dict[str, Tensor] = {}
-    tree = _walk(found[key], "", tensors)
+    try:
+        tree = _walk(found[key], "", tensors, [0, len(content)])
+    except RecursionError:
+        raise DataError(f"{key} is nested without end") from None
     if not tensors:
         raise DataError(f"{key} holds no tensors")
     about = {"source_sha256": hashlib.sha256(content).hexdigest(), "key": key, "classes": tree}
     return tensors, about
 
 
-def _walk(record: Any, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Collects parameters and buffers below a record; returns its class, arguments and children."""
+def _walk(record: Any, prefix: str, tensors: dict[str, Tensor], spent: list[int]) -> dict[str, Any]:
+    """Collects parameters and buffers below a record; returns its class, arguments and children.
+
+    ``spent`` counts bytes, up to those of the file, and a hundred for each record: what is told twice without end is
+    an error.
+    """
+    spent[0] += 100
     state = record.get("state", record) if isinstance(record, Mapping) else {}
     for group in ("_parameters", "_buffers"):
         for name, value in dict(state.get(group) or {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{prefix}{name}"] = value.detach().contiguous()
+                spent[0] += value.numel() * value.element_size()
+                if spent[0] > 2 * spent[1] + 100_000:
+                    raise DataError("its tensors are larger than the file that holds them")
+                tensors[f"{prefix}{name}"] = value.detach().contiguous().clone()  # two may share their memory
     children = {
-        str(name): _walk(child, f"{prefix}{name}.", tensors)
+        str(name): _walk(child, f"{prefix}{name}.", tensors, spent)
         for name, child in dict(state.get("_modules") or {}).items()
         if child is not None
     }
     name = record.get("class_name", "") if isinstance(record, Mapping) else ""
+    if not name and isinstance(record, Inert):
+        name = record.source.rpartition(".")[2]
     return {"class": name, "values": dict(_plain(state)), "children": children}
 
 
@@ -229,10 +277,16 @@ def _plain(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def main(arguments: list[str]) -> int:
     """The process of its own."""
     source, to, key = arguments
+    most = MEMORY + 8 * Path(source).stat().st_size
+    with suppress(ValueError, OSError):  # no such limit on this system
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     try:
         tensors, about = read(Path(source), key)
     except DataError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{SAYS}{error}\n")
+        return 1
+    except MemoryError:
+        sys.stderr.write(f"{SAYS}it asks for more memory than a file of its size can need\n")
         return 1
     Path(to).mkdir(parents=True, exist_ok=True)
     write_tensors(Path(to) / WEIGHTS, tensors, {})

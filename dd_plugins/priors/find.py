@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dd_plugins.api import DataError, Network, RealData, read_tensors, write_tensors
+from dd_plugins.api import DataError, Network, RealData, read_tensors, write_atomically, write_tensors
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.priors.base import check_contract
-from dd_plugins.priors.gates import measure
+from dd_plugins.priors.gates import Gates, measure
 from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, save_prior
 from dd_plugins.priors.train import TRAINERS, PriorRecipe, Trainer
 
@@ -93,6 +93,8 @@ def _train(
     begun = saved = time.perf_counter()
 
     def save() -> None:
+        if any(not bool(value.isfinite().all()) for value in trainer.networks.state_dict().values()):
+            return  # the last good state stays; the loss will say so
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(checkpoint, trainer.state_dict(), {"seconds": str(spent + time.perf_counter() - begun)})
 
@@ -111,7 +113,14 @@ def _train(
     return spent + time.perf_counter() - begun
 
 
-def admit(prior: StoredPrior, real: RealData, make_network: Callable[[int], Network], weak: bool = False) -> None:
+def admit(
+    prior: StoredPrior,
+    real: RealData,
+    make_network: Callable[[int], Network],
+    weak: bool = False,
+    cache: Path | None = None,
+    job: StartJob = silent_job,
+) -> None:
     """Refuses a prior that fails its gates; they are measured now where that was never done.
 
     Args:
@@ -119,15 +128,37 @@ def admit(prior: StoredPrior, real: RealData, make_network: Callable[[int], Netw
         real: The data set, for the measurement.
         make_network: From a seed to a fresh classifier, likewise.
         weak: Take it all the same, as asked for.
+        cache: Folder that keeps what was measured, for all runs; None to keep nothing.
+        job: Shows that something is measured.
 
     Raises:
         DataError: Names every gate that it fails, with the figure.
     """
     if weak:
         return
-    gates = prior.gates or measure(prior.generator, real, make_network)
+    gates = prior.gates or _measured(prior, real, make_network, cache, job)
     if failed := gates.failed():
         raise DataError(
             f"{prior.path}: this prior is too weak: {'; '.join(failed)}. Train it longer, or allow it "
             f"(parameterization.allow_weak_prior=true)"
         )
+
+
+def _measured(
+    prior: StoredPrior, real: RealData, make_network: Callable[[int], Network], cache: Path | None, job: StartJob
+) -> Gates:
+    """The gates of a prior that came without any, from the folder or measured now."""
+    content = [VERSION, prior.about["sha256"], real.spec.fingerprint]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]
+    file = None if cache is None else cache / FOLDER / f"gates-{digest}.json"
+    if file is not None and file.exists():
+        try:
+            return Gates(**json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            file.unlink()  # a damaged copy is measured anew
+    with job("measure the prior", 1) as update:
+        gates = measure(prior.generator, real, make_network)
+        update(1)
+    if file is not None:
+        write_atomically(file, json.dumps(gates.to_dict()).encode())
+    return gates

@@ -98,6 +98,14 @@ def load_prior(
     generator = found.generator
     if data is None:
         return found
+    own = found.about.get("data", {}).get("fingerprint")
+    if own is not None and own != data.fingerprint:
+        raise DataError(
+            f"{path}: a prior of {found.about['data'].get('name')} with fingerprint {own}, but {data.name} has "
+            f"{data.fingerprint}: other images, or another space"
+        )
+    if own is None and found.about["kind"] not in GENERATORS and "ZCA" in data.origin:
+        raise DataError(f"{path}: this prior makes pixels, not whitened images (data.zca)")
     if classes is not None:
         if len(classes) != data.num_classes or not all(0 <= number < generator.num_classes for number in classes):
             raise DataError(
@@ -120,8 +128,11 @@ def _check_fit(path: Path, classes: int, image_shape: tuple[int, int, int], data
 def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPrior:
     try:
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']} is not {FORMAT}, which this release reads")
         config_of, made_by = KINDS[about["kind"]]
         config, digest = config_of.model_validate(about["config"]), about["sha256"]
+        Gates(**about["gates"]) if "gates" in about else None
     except OSError as error:
         raise DataError(f"{path}: no prior there ({error.strerror})") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -130,11 +141,11 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
         _check_fit(path, config.num_classes, config.image_shape, data)
     content = _read(path / WEIGHTS)
     _check_digest(path / WEIGHTS, content, digest, sha256)
-    made: LayeredGenerator = made_by(config)
     try:
+        made: LayeredGenerator = made_by(config)
         tensors = load_bytes(content)
         made.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError, ValueError) as error:
+    except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{path / WEIGHTS} does not hold this prior ({' '.join(str(error).split())[:200]})") from None
     if any(not bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise DataError(f"{path / WEIGHTS} holds NaN or infinite values")
@@ -146,7 +157,11 @@ def _load_diffusers(path: Path, data: DataSpec | None, sha256: str | None) -> St
         raise DataError(f"{path}: how large its images are is not known without a data set")
     content = _read(path / autoencoder_kl.WEIGHTS)
     _check_digest(path / autoencoder_kl.WEIGHTS, content, sha256)
+    if list(path.glob("*.index.json")):
+        raise DataError(f"{path}: weights in several files are not read, for one sha256 must stand for all")
     generator = autoencoder_kl.AutoencoderKLDecoder(path, data.image_shape)
+    if any(not bool(torch.isfinite(value).all()) for value in generator.state_dict().values()):
+        raise DataError(f"{path / autoencoder_kl.WEIGHTS} holds NaN or infinite values")
     about = {
         "kind": autoencoder_kl.NAME,
         "sha256": hashlib.sha256(content).hexdigest(),

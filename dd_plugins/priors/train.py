@@ -107,7 +107,7 @@ class Trainer(ABC):
             images, labels = self._batch()
             loss = self.update(images, labels)
             self.step += 1
-            if self.step % 50 == 0 and not bool(torch.isfinite(loss)):
+            if (self.step % 10 == 0 or self.step == self.recipe.steps) and not bool(torch.isfinite(loss)):
                 raise DivergedError(f"NaN or infinite loss of the prior behind update {self.step}")
             self._average()
             on_step(self.step)
