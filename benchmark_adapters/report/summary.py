@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmark_adapters.report.statistics import Estimate
+from benchmark_adapters.runner.config import flatten
 from dd_plugins.api import UsageError
 
 HEADER = (
@@ -72,8 +73,9 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                 seen.append(_Member(record["condensation"], tuple(entry["trials"])))
             elif all(entry.get("seed") != member.seed for member in seen):  # many runs share one yardstick
                 seen.append(_Member({}, tuple(entry["trials"]), entry.get("seed")))
+    labels = _labels(list(groups))
     ordered = sorted(groups.items(), key=lambda item: (item[0][0], int(item[0][1]), *item[0][2:5], _time(item[1])))
-    return [_row(key, members) for key, members in ordered]
+    return [_row((*key[:4], key[4] + labels[key], *key[5:]), members) for key, members in ordered]
 
 
 def _key(
@@ -85,6 +87,30 @@ def _key(
     span = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
     ipc = str(record["config"]["ipc"])
     return name, ipc, entry["protocol"], entry["network"], holder["name"], f"{elements:,}", span, condensed
+
+
+def _labels(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """What tells rows apart that would else look the same: the settings in which their configurations differ."""
+    alike: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for key in keys:
+        alike.setdefault(key[:-1], []).append(key)
+    labels = dict.fromkeys(keys, "")
+    for same in alike.values():
+        configs = {key: flatten(json.loads(key[-1])) for key in same if key[-1]}
+        shared = set.intersection(*(set(config) for config in configs.values())) if configs else set()
+        differing = [
+            name
+            for name in sorted(shared - {"steps", "minutes"})  # these have a column, or end a condensation
+            if len({json.dumps(config[name]) for config in configs.values()}) > 1
+        ]
+        for key, config in configs.items():
+            told = ", ".join(f"{name.rpartition('.')[2]} {_short(config[name])}" for name in differing)
+            labels[key] = f" ({told})" if told else ""
+    return labels
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _condensed(record: Mapping[str, Any]) -> str:
