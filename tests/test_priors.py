@@ -9,6 +9,7 @@ from made_up import Factory, make_real
 from safetensors.torch import load_file, save_file
 
 from dd_plugins.api import DataError, PluginContractError
+from dd_plugins.priors import find
 from dd_plugins.priors.base import LayeredGenerator, check_contract
 from dd_plugins.priors.gates import Gates, measure, within_class
 from dd_plugins.priors.small import SmallConfig, SmallGenerator, sides
@@ -335,6 +336,8 @@ def forget(path, **change):
         (lambda path: (path / "prior.json").unlink(), "no prior there"),
         (lambda path: (path / "prior.json").write_text("{"), "no description of a prior"),
         (lambda path: forget(path, kind="code"), "no description of a prior"),
+        (lambda path: forget(path, format=99), "format 99 is not 1"),
+        (lambda path: forget(path, gates={}), "no description of a prior"),
         (lambda path: forget(path, config={"width": -1}), "no description of a prior"),
         (lambda path: forget(path, config={"image_shape": [2, 8, 8], "num_classes": 4, "width": 8}), "does not hold"),
     ],
@@ -352,6 +355,33 @@ def test_priors_of_other_classes_or_sizes_are_refused(change, tmp_path):
     saved(tmp_path, **change)
     with pytest.raises(DataError, match="made-up has 4 classes and images of"):
         load_prior(tmp_path, make_real().spec)
+
+
+def test_priors_of_other_data_are_refused(tmp_path):
+    real = make_real()
+    prior = small((2, 8, 8), "gan", 4)
+    for fingerprint, told in ((real.spec.fingerprint, None), ("0123", "a prior of others with fingerprint 0123")):
+        save_prior(tmp_path, prior, "gan", prior.config, {"data": {"name": "others", "fingerprint": fingerprint}})
+        if told is None:
+            load_prior(tmp_path, real.spec)
+            continue
+        with pytest.raises(DataError, match=told):
+            load_prior(tmp_path, real.spec)
+
+
+def test_gates_that_are_measured_for_a_prior_without_any_are_kept(tmp_path, monkeypatch):
+    real, prior = make_real(), small((2, 8, 8), "gan", 4)
+    save_prior(tmp_path / "prior", prior, "gan", prior.config, {})
+    stored, measured = load_prior(tmp_path / "prior", real.spec), []
+    good = Gates(0.9, 1.0, 1.0, 0.8, 4)
+    monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or good)
+    for _ in range(2):
+        find.admit(stored, real, Factory(real), cache=tmp_path)
+    assert len(measured) == 1
+    (file,) = (tmp_path / "priors").glob("gates-*.json")
+    file.write_text("{")
+    find.admit(stored, real, Factory(real), cache=tmp_path)
+    assert len(measured) == 2
 
 
 def test_a_wrong_sha256_is_refused(tmp_path):

@@ -126,6 +126,23 @@ def test_record_hashes_the_source(install, tmp_path):
     }
 
 
+def _needing(line):
+    return GOOD.replace("    def images_per_class", f"    {line}\n    def images_per_class")
+
+
+@pytest.mark.parametrize("line", ['needs = "no_such_module"', 'needs: ClassVar[str] = "no_such_module"'])
+def test_a_plugin_that_needs_a_module_is_listed_with_what_to_install(install, line):
+    install("dd-lowrank", ["lowrank"], _needing(line))
+    (info,) = _listed("lowrank")
+    assert info.status() == ("missing", "pip install 'dd-lowrank[no_such_module]'")
+
+
+def test_a_plugin_whose_module_is_there_is_ok(install):
+    install("dd-lowrank", ["lowrank"], _needing('needs = "json"'))
+    (info,) = _listed("lowrank")
+    assert info.status() == ("ok", "Stores two factors.")
+
+
 def test_two_distributions_with_one_name_are_told_apart(install):
     install("dd-one", ["twice"])
     install("dd-two", ["twice"])

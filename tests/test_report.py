@@ -71,6 +71,17 @@ def test_other_methods_and_protocols_stay_apart():
     assert len(rows(made)) == 5
 
 
+def test_rows_that_look_alike_tell_the_settings_that_differ():
+    made = [record(seed, [0.8]) for seed in (1, 2, 3)]
+    for single, level, steps in zip(made, (0, 0, 3), (10, 20, 10), strict=True):
+        single["config"]["parameterization"] |= {"levels": [level], "lr": 0.03}
+        single["config"]["steps"] = steps  # these have a column of their own
+    made[2]["config"]["parameterization"]["new_setting"] = 1  # of a later release
+    names = [row[4] for row in rows(made) if row[4].startswith("hmn")]
+    assert sorted(names) == ["hmn (levels [0])", "hmn (levels [0])", "hmn (levels [3])"]
+    assert [row[4] for row in rows(made[:2]) if row[4].startswith("hmn")] == ["hmn", "hmn"]
+
+
 def test_markdown_has_one_line_a_row_and_a_rule():
     text = markdown(HEADER, rows([record(1, [0.8])])).splitlines()
     assert len(text) == 4
