@@ -62,6 +62,7 @@ PLUGINS = {
         "random = dd_plugins.pruning.strategies:Random",
     ],
     "dd_plugins.benchmark": [
+        "dc-bench = benchmark_adapters.dc_bench:DCBench",
         "dd-ranking = benchmark_adapters.dd_ranking:DDRankingBenchmark",
         "native = benchmark_adapters.native:NativeBenchmark",
     ],

@@ -13,7 +13,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from dd_plugins.api import PluginConfig, RealData, SyntheticSet, UsageError, parse_config
+from dd_plugins.api import DDPluginsError, PluginConfig, RealData, SyntheticSet, UsageError, parse_config
+
+
+class BenchmarkFailed(DDPluginsError):
+    """Another benchmark's own code failed."""
 
 
 @dataclass(frozen=True)

@@ -28,19 +28,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
+from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from benchmark_adapters.formats.base import rescaled
 from benchmark_adapters.formats.published import OF_DDRANKING
 from dd_plugins.api import DataSpec, PluginConfig, RealData, SyntheticSet, UsageError, write_tensors
-from dd_plugins.errors import DDPluginsError
 
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "TinyImageNet"}
 LEAST_SIDE, LEAST_CLASSES = 32, 5  # its networks are made for 32 pixels; it always takes a top-5 accuracy
 WORKER = Path(__file__).with_name("dd_ranking_worker.py")  # needs ddranking and safetensors alone
-
-
-class BenchmarkFailed(DDPluginsError):
-    """Another benchmark's own code failed."""
 
 
 class DDRankingBenchmark(Benchmark):

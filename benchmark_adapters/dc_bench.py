@@ -1,0 +1,122 @@
+"""DC-BENCH as a benchmark: its own evaluator, from a user's checkout, on a copy, in a process of its own.
+
+Source:
+    justincui03/dc_benchmark at 2a57711: ``evaluator/evaluator.py``, which works unmodified; ``evaluator_main.py`` does
+    not. Scores are accuracies of the last epoch, 301 or (with augmentation) 1001 of them.
+Deviations:
+    One process an evaluation, so that each has a seed of its own (it has none) and an interrupted score goes on.
+    The set takes the place of one of the methods that it knows; reports name that place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from pydantic import Field
+
+from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
+from benchmark_adapters.formats.base import Exported
+from benchmark_adapters.formats.dc_bench import NAMES, DCBenchFormat
+from dd_plugins.api import PluginConfig, SyntheticSet, UsageError
+
+COPIED = ("evaluator", "networks", "data_loader")
+ENTRY = Path("evaluator") / "evaluator.py"
+TESTED = re.compile(r"Evaluate_\d+: epoch = *(\d+).*?test acc = *([0-9.]+)")
+SEEDS = """import os, random
+import numpy, torch
+seed = int(os.environ["DC_BENCH_SEED"])
+random.seed(seed), numpy.random.seed(seed), torch.manual_seed(seed)
+"""
+
+
+class DCBench(Benchmark):
+    """DC-BENCH's accuracy: its own evaluator, from a checkout of yours, run on a copy."""
+
+    class Config(PluginConfig):
+        """Settings of DC-BENCH."""
+
+        root: str | None = Field(None, description="its checkout")
+        data: str | None = Field(None, description="folder of CIFAR as torchvision keeps it; None: the checkout's own")
+        layout: Literal["dc", "dsa", "dm", "tm", "random", "kmeans"] = Field(
+            "dm", description="the method whose place the set takes"
+        )
+        model: str = Field("convnet", description="its name of the network")
+        dsa: bool = Field(True, description="differentiable siamese augmentation; then 1000 epochs")
+        aug: Literal["autoaug", "randaug", "imagenet_aug", "cifar_aug"] | None = Field(
+            None, description="another augmentation, without dsa"
+        )
+        epochs: int = Field(300, ge=1, description="epochs without augmentation")
+        evaluations: int = Field(5, ge=1, description="networks trained on the set")
+        python: str | None = Field(None, description="an interpreter that has what it needs; None: this one")
+
+    config: Config
+
+    def cells(self) -> Sequence[Cell]:
+        """Its data sets and budgets."""
+        return [Cell(name, ipc, self.config.model) for name in NAMES for ipc in (1, 10, 50)]
+
+    def score(self, synthetic: SyntheticSet, cell: Cell, context: ScoreContext) -> Scores:
+        """Accuracy of the last epoch of every evaluation.
+
+        Raises:
+            UsageError: If there is no checkout, or it does not know the data set.
+            BenchmarkFailed: If its code fails, with the last line of its own words.
+        """
+        config, root = self.config, self._root()
+        known = dict(context.known)
+        for trial in (trial for trial in range(config.evaluations) if trial not in known):
+            with TemporaryDirectory() as work:
+                self._prepare(Path(work), root, synthetic, cell, context)
+                known[trial] = self._run(Path(work), cell, NAMES[synthetic.data.name], trial)
+            if context.on_trial:
+                context.on_trial(trial, known[trial])
+        trained = "dsa" if config.dsa else config.aug or "no augmentation"
+        protocol = f"{trained}, method slot {config.layout}"
+        trials = tuple(known[trial] for trial in range(config.evaluations))
+        return Scores("dc-bench", protocol, self.key(), "accuracy", trials, config.model)
+
+    def _root(self) -> Path:
+        if self.config.root is None:
+            raise UsageError("dc-bench scores with a checkout of its repository: --set benchmark.root=FOLDER")
+        root = Path(self.config.root).expanduser()
+        if not (root / ENTRY).is_file():
+            raise UsageError(f"benchmark.root = {root}: no checkout of DC-BENCH, for there is no {ENTRY}")
+        return root
+
+    def _prepare(self, work: Path, root: Path, synthetic: SyntheticSet, cell: Cell, context: ScoreContext) -> None:
+        """A copy of its code, the set where it looks for it, and the data where it looks for them."""
+        names = tuple(context.real.class_names)
+        exported = Exported(synthetic.images.cpu(), synthetic.targets.cpu(), synthetic.data, names, cell.ipc)
+        DCBenchFormat(self.config.layout).write(exported, work)
+        for name in COPIED:
+            if (root / name).is_dir():
+                shutil.copytree(root / name, work / name)
+        data = Path(self.config.data).expanduser() if self.config.data else root / "data" / "cached"
+        if not data.is_dir():
+            raise UsageError(f"{data}: no folder of real data; --set benchmark.data=FOLDER names it")
+        (work / "data").mkdir()
+        (work / "data" / "cached").symlink_to(data.resolve())
+        (work / "seeds").mkdir()
+        (work / "seeds" / "sitecustomize.py").write_text(SEEDS)
+
+    def _run(self, work: Path, cell: Cell, dataset: str, trial: int) -> float:
+        config = self.config
+        words = [config.python or sys.executable, str(ENTRY), "--method", config.layout, "--gpu", "0"]
+        words += ["--dataset", dataset, "--model", config.model, "--ipc", str(cell.ipc), "--num_eval", "1"]
+        words += ["--epoch_eval_train", str(config.epochs)]
+        words += ["--dsa"] if config.dsa else ["--aug", config.aug] if config.aug else []
+        environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(work / "seeds"), "DC_BENCH_SEED": str(trial)}
+        done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        tested = TESTED.findall(done.stdout)
+        if done.returncode or not tested:
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines() or [f"exit code {done.returncode}"]
+            raise BenchmarkFailed(f"dc-bench failed: {said[-1]}")
+        return float(tested[-1][1])

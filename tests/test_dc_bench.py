@@ -1,0 +1,124 @@
+"""DC-BENCH as a benchmark, against a stand-in that knows what its documentation says: its layout, constants, output."""
+
+import json
+
+import pytest
+import torch
+from test_formats import exported, make_real
+from tiny_runs import command
+
+from benchmark_adapters.base import BenchmarkFailed, Cell, ScoreContext
+from benchmark_adapters.dc_bench import DCBench
+from dd_plugins.api import StorageLedger, SyntheticSet, UsageError
+
+# Reads a set as DC-BENCH does, and "trains" by comparing brightness with the labels.
+EVALUATOR = """
+import argparse, os, sys
+import torch
+sys.path.append(os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
+from networks.marker import NAME
+parser = argparse.ArgumentParser()
+for name in ("method", "gpu", "dataset", "model", "aug"):
+    parser.add_argument(f"--{name}", default="")
+for name in ("ipc", "num_eval", "epoch_eval_train"):
+    parser.add_argument(f"--{name}", type=int)
+parser.add_argument("--dsa", action="store_true")
+args = parser.parse_args()
+root = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "distilled_results")
+folder = f"{root}/DM/{args.dataset}/IPC{args.ipc}"
+file = f"{folder}/res_DM_{args.dataset}_ConvNet_{args.ipc}ipc.pt"
+images, labels = torch.load(file, weights_only=True)["data"][-1]
+assert os.path.exists("data/cached/cifar-10-batches-py")
+mean, std = torch.tensor((0.4914, 0.4822, 0.4465)).view(3, 1, 1), torch.tensor((0.2023, 0.1994, 0.2010)).view(3, 1, 1)
+level = (images * std + mean).mean()
+if args.model == "vgg":
+    raise SyntaxError("vgg does not parse")
+epochs = 1000 if args.dsa else args.epoch_eval_train
+for epoch, value in ((0, 0.1), (epochs, float(level) + float(torch.rand(())) / 100)):
+    told = "[time] Evaluate_00: epoch = %04d train time = 1 s train loss = 0.1 train acc = 0.9000, test acc = %.4f"
+    print(told % (epoch, value))
+print("DM: final acc is: %.2f +- 0.00, %s" % (100 * value, NAME))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    root = tmp_path / "dc_benchmark"
+    for name in ("evaluator", "networks", "data_loader", "data/cached/cifar-10-batches-py", "distilled_results/DM"):
+        (root / name).mkdir(parents=True)
+    (root / "evaluator/evaluator.py").write_text(EVALUATOR)
+    (root / "networks/__init__.py").write_text("")
+    (root / "networks/marker.py").write_text("NAME = 'the copy'\n")
+    (root / "distilled_results/DM/mine.txt").write_text("mine")
+    return root
+
+
+def a_set(real):
+    made = exported(real)
+    return SyntheticSet("x", real.spec, made.images, made.targets, StorageLedger.of([("images", made.images)]))
+
+
+def scored(checkout, known=None, **settings):
+    real, told = make_real(), {}
+    context = ScoreContext(real, torch.device("cpu"), known=known or {}, on_trial=told.__setitem__)
+    config = {"root": str(checkout), "evaluations": 2, **settings}
+    return DCBench(config).score(a_set(real), Cell("cifar10", 2, ""), context), told
+
+
+def test_its_evaluator_scores_the_set_on_a_copy(checkout):
+    before = sorted(str(path) for path in checkout.rglob("*"))
+    scores, told = scored(checkout)
+    real = make_real()
+    level = float(real.spec.denormalize(a_set(real).images).mean())
+    assert all(level - 1e-3 <= trial <= level + 0.011 for trial in scores.trials)
+    assert scores.trials[0] != scores.trials[1]  # seeds of their own
+    assert scored(checkout)[0].trials == scores.trials
+    assert (scores.benchmark, scores.metric, scores.network) == ("dc-bench", "accuracy", "convnet")
+    assert scores.protocol == "dsa, method slot dm"
+    assert told == dict(enumerate(scores.trials))
+    assert sorted(str(path) for path in checkout.rglob("*")) == before
+    again, more = scored(checkout, known={0: scores.trials[0]})
+    assert again.trials == scores.trials
+    assert list(more) == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "told"),
+    [
+        ({"root": None}, UsageError, "--set benchmark.root=FOLDER"),
+        ({"root": "/no/such/folder"}, UsageError, "no checkout of DC-BENCH, for there is no evaluator/evaluator.py"),
+        ({"data": "/no/such/folder"}, UsageError, "no folder of real data"),
+        ({"model": "vgg"}, BenchmarkFailed, "dc-bench failed: SyntaxError: vgg does not parse"),
+        ({"layout": "tm"}, BenchmarkFailed, "dc-bench failed: FileNotFoundError"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(settings, error, told, checkout):
+    with pytest.raises(error, match=told) as caught:
+        scored(checkout, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_puts_its_numbers_into_the_record(checkout, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    real = make_real()
+    from benchmark_adapters.formats import load_format
+
+    load_format("dc-bench").write(exported(real), tmp_path / "published")
+    pictures = tmp_path / "data/cifar10"
+    from PIL import Image
+
+    for split, rows in (("train", range(40)), ("test", range(40, 48))):
+        for row in rows:
+            folder = pictures / split / f"class {row % 4}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(row)).to(torch.uint8)
+            Image.fromarray(pixels.numpy()).save(folder / f"{row}.png")
+    words = ["import", tmp_path / "published", "--from", "dc-bench", "--dataset", f"folder:{pictures}"]
+    assert command(*words, "--out", tmp_path / "runs") == 0
+    run = capsys.readouterr().out.split()[1].rstrip(":")
+    words = ["eval", run, "--benchmark", "dc-bench", "--set", f"benchmark.root={checkout}", "--device", "cpu"]
+    assert command(*words, "--set", "benchmark.evaluations=2", "--out", tmp_path / "runs") == 0
+    assert "dc-bench" in capsys.readouterr().out
+    (entry,) = json.loads((tmp_path / "runs" / run / "record.json").read_text())["benchmarks"]
+    assert len(entry["trials"]) == 2
+    assert entry["protocol"] == "dsa, method slot dm"
