@@ -1,6 +1,7 @@
 """The registry: real distributions on disk, read as metadata; a class is imported only when it is named."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -239,3 +240,23 @@ def test_a_distribution_without_metadata_does_not_stop_the_listing(install, tmp_
         install(name, ["bare"], None)
         (tmp_path / f"{name.replace('-', '_')}-1.2.3.dist-info" / "METADATA").unlink()
     assert {info.distribution for info in _listed("bare")} == {"?"}
+
+
+def test_shell_completion_lists_names_and_imports_nothing(install, tmp_path):
+    """Not torch, and no plugin: one that takes long, or ends the process, when imported is listed all the same."""
+    install("dd-slow", ["slow"], "import time\ntime.sleep(60)\n" + textwrap.dedent(GOOD))
+    install("dd-crash", ["crash"], "import os\nos._exit(9)\n" + textwrap.dedent(GOOD))
+    script = """
+        import json, sys
+        from benchmark_adapters.cli.options import complete
+        names = complete("parameterization")
+        print(json.dumps([names, sorted({m.partition(".")[0] for m in sys.modules})]))
+    """
+    begun = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "-c", textwrap.dedent(script)]
+    out = subprocess.run(words, capture_output=True, check=True, timeout=60, env=environment)
+    assert time.perf_counter() - begun < 20
+    names, modules = json.loads(out.stdout)
+    assert {"hmn", "dd-slow/slow", "dd-crash/crash"} <= set(names)
+    assert not {"torch", "numpy", "dd_slow", "dd_crash"} & set(modules)

@@ -19,7 +19,7 @@ from dd_plugins.priors.train import TRAINERS, PriorRecipe, Trainer
 logger = logging.getLogger(__name__)
 FOLDER = "priors"
 CHECKPOINT = "training.safetensors"
-VERSION = 1  # part of a prior's name; to be raised with any change that moves its weights
+VERSION = 2  # part of a prior's name; to be raised with any change that moves its weights
 
 
 def prior_folder(root: Path, real: RealData, recipe: PriorRecipe) -> Path:
