@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -30,6 +30,7 @@ from dd_plugins.api import PluginConfig, SyntheticSet, UsageError
 COPIED = ("evaluator", "networks", "data_loader")
 ENTRY = Path("evaluator") / "evaluator.py"
 TESTED = re.compile(r"Evaluate_\d+: epoch = *(\d+).*?test acc = *([0-9.]+)")
+# For its process alone, which seeds nothing itself; Python imports a sitecustomize before anything else.
 SEEDS = """import os, random
 import numpy, torch
 seed = int(os.environ["DC_BENCH_SEED"])
@@ -72,12 +73,13 @@ class DCBench(Benchmark):
         """
         config, root = self.config, self._root()
         known = dict(context.known)
-        for trial in (trial for trial in range(config.evaluations) if trial not in known):
-            with TemporaryDirectory() as work:
-                self._prepare(Path(work), root, synthetic, cell, context)
-                known[trial] = self._run(Path(work), cell, NAMES[synthetic.data.name], trial)
-            if context.on_trial:
-                context.on_trial(trial, known[trial])
+        with TemporaryDirectory() as folder:
+            work = Path(folder)
+            self._prepare(work, root, synthetic, cell, context)
+            for trial in (trial for trial in range(config.evaluations) if trial not in known):
+                known[trial] = self._run(work, cell, NAMES[synthetic.data.name], trial)
+                if context.on_trial:
+                    context.on_trial(trial, known[trial])
         trained = "dsa" if config.dsa else config.aug or "no augmentation"
         protocol = f"{trained}, method slot {config.layout}"
         trials = tuple(known[trial] for trial in range(config.evaluations))
@@ -93,15 +95,15 @@ class DCBench(Benchmark):
 
     def _prepare(self, work: Path, root: Path, synthetic: SyntheticSet, cell: Cell, context: ScoreContext) -> None:
         """A copy of its code, the set where it looks for it, and the data where it looks for them."""
-        names = tuple(context.real.class_names)
+        data = Path(self.config.data).expanduser() if self.config.data else root / "data" / "cached"
+        if not data.is_dir():
+            raise UsageError(f"{data}: no folder of real data; --set benchmark.data=FOLDER names it")
+        names = context.real.class_names
         exported = Exported(synthetic.images.cpu(), synthetic.targets.cpu(), synthetic.data, names, cell.ipc)
         DCBenchFormat(self.config.layout).write(exported, work)
         for name in COPIED:
             if (root / name).is_dir():
                 shutil.copytree(root / name, work / name)
-        data = Path(self.config.data).expanduser() if self.config.data else root / "data" / "cached"
-        if not data.is_dir():
-            raise UsageError(f"{data}: no folder of real data; --set benchmark.data=FOLDER names it")
         (work / "data").mkdir()
         (work / "data" / "cached").symlink_to(data.resolve())
         (work / "seeds").mkdir()
@@ -113,7 +115,8 @@ class DCBench(Benchmark):
         words += ["--dataset", dataset, "--model", config.model, "--ipc", str(cell.ipc), "--num_eval", "1"]
         words += ["--epoch_eval_train", str(config.epochs)]
         words += ["--dsa"] if config.dsa else ["--aug", config.aug] if config.aug else []
-        environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(work / "seeds"), "DC_BENCH_SEED": str(trial)}
+        paths = os.pathsep.join(filter(None, [str(work / "seeds"), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": paths, "DC_BENCH_SEED": str(trial)}
         done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
         tested = TESTED.findall(done.stdout)
         if done.returncode or not tested:

@@ -3,11 +3,12 @@
 Source:
     DD-Ranking, PyPI ``ddranking`` 0.2.0: hard-label recovery, improvement over random and the label-robust score.
 Deviations:
-    The package as released cannot finish a hard-label score; call sites are patched while it runs, each patch after a
-    probe that shows it is needed (`dd_ranking_worker`). Seeds, which it takes from the clock, are those of the trials.
+    The package as released cannot finish a hard-label score, fetches its data, and takes its seeds from the clock: five
+    of its names are replaced while it runs (`dd_ranking_worker`), the record says which, and a release that lacks one
+    of them is refused. Seeds are those of the trials.
     Its label-robust score is computed on percentages, where it means nothing; it is recomputed on fractions, and the
-    package's own number stands beside it. It chooses the best epoch, and the learning rate, on the test set: so do its
-    numbers here, unless ``final_epoch`` is set.
+    package's own number stands beside it. It chooses the best epoch, and learning rates, on the test set: so do its
+    numbers here; ``final_epoch`` leaves the first out, ``lr`` the second for the set, but not for random images.
     Random images are drawn at the budget's number of images and at the decoded number: the sign of the improvement can
     depend on which is meant.
 """
@@ -18,6 +19,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import exp
 from pathlib import Path
@@ -81,7 +83,7 @@ class DDRankingBenchmark(Benchmark):
         """
         _check(synthetic.data, self.config.network)
         full, source = self._full(context)
-        rows = _earlier(context.folder / f"dd-ranking-{self.key()}.jsonl" if context.folder else None)
+        rows = _earlier(self._kept(context), full)
         wanted = [trial for trial in range(self.config.evaluations) if trial not in rows]
         if wanted:
             rows |= self._run(synthetic, cell, context, full, wanted)
@@ -114,7 +116,6 @@ class DDRankingBenchmark(Benchmark):
         known = OF_DDRANKING.get(real.spec.name)
         mean, std = (real.spec.mean, real.spec.std) if known is None or "ZCA" in real.spec.origin else known
         space = replace(real.spec, mean=tuple(mean), std=tuple(std))
-        keep = context.folder / f"dd-ranking-{self.key()}.jsonl" if context.folder else None
         with TemporaryDirectory() as folder:
             write_tensors(
                 Path(folder) / "bundle.safetensors",
@@ -137,19 +138,22 @@ class DDRankingBenchmark(Benchmark):
             }
             (Path(folder) / "task.json").write_text(json.dumps(task))
             words = [config.python or sys.executable, "-P", str(WORKER), folder]
-            return self._follow(words, context, keep, Path(folder) / "words.txt")
+            return self._follow(words, context, full, Path(folder) / "words.txt")
 
-    def _follow(
-        self, words: Sequence[str], context: ScoreContext, keep: Path | None, log: Path
-    ) -> dict[int, dict[str, Any]]:
+    def _kept(self, context: ScoreContext) -> Path | None:
+        """Where evaluations are kept with all their numbers; None if nowhere."""
+        return context.folder / f"dd-ranking-{self.key()}.jsonl" if context.folder else None
+
+    def _follow(self, words: Sequence[str], context: ScoreContext, full: float, log: Path) -> dict[int, dict[str, Any]]:
         """Reads one line of JSON an evaluation, and keeps each as it comes; what else is said goes to a file."""
         rows: dict[int, dict[str, Any]] = {}
+        keep = self._kept(context)
         with (
             log.open("w") as said,
             subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said, text=True) as process,  # noqa: S603
         ):
             for line in process.stdout or ():
-                row = _finished(json.loads(line), self.config.weight)
+                row = {**_finished(json.loads(line), self.config.weight), "full_accuracy": full}
                 rows[row["trial"]] = row
                 if keep is not None:
                     with keep.open("a") as file:
@@ -163,7 +167,7 @@ class DDRankingBenchmark(Benchmark):
 
 
 METRICS = ("LRS", "HLR", "IOR", "IOR_decoded", "LRS_decoded", "LRS_package", "accuracy", "random", "random_decoded")
-DEFECTS = ("its learning rate is chosen on the test set", "its epoch is chosen on the test set")
+DEFECTS = ("learning rates are chosen on the test set", "epochs are chosen on the test set")
 
 
 def robust_score(recovery: float, improvement: float, weight: float) -> float:
@@ -187,10 +191,15 @@ def _finished(row: dict[str, Any], weight: float) -> dict[str, Any]:
     return {**row, **made}
 
 
-def _earlier(file: Path | None) -> dict[int, dict[str, Any]]:
-    if file is None or not file.exists():
-        return {}
-    return {row["trial"]: row for row in map(json.loads, file.read_text().splitlines())}
+def _earlier(file: Path | None, full: float) -> dict[int, dict[str, Any]]:
+    """Evaluations that are kept, against the same accuracy of the whole set; a line that was cut off is left out."""
+    rows: dict[int, dict[str, Any]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else ():
+        with suppress(ValueError):
+            row = json.loads(line)
+            if row["full_accuracy"] == full:
+                rows[row["trial"]] = row
+    return rows
 
 
 def _check(data: DataSpec, network: str) -> None:

@@ -1,13 +1,13 @@
-"""Runs in a process of its own: imports ``ddranking``, patches what cannot run, and prints one line an evaluation.
+"""A process of its own: imports ``ddranking``, replaces some of its names, and says one line an evaluation.
 
-Each patch has a probe: on a release that has mended the defect it is left out, and the notes say which were needed.
+What is replaced stands in each line. Where a name is missing, the release is another one than was read, and nothing is
+guessed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import json
 import random
 import sys
@@ -25,6 +25,9 @@ DSA = {
     "cutout": 0.5,
 }  # fmt: skip
 AUGMENTATIONS: dict[str, dict[str, float]] = {"dsa": DSA, "mixup": {"lambda": 0.8}, "cutmix": {"beta": 1.0}, "none": {}}
+
+
+NAMES = ("LabelRobustScoreHard", "get_dataset", "save_results", "set_seed", "tqdm", "REAL_DATA_ACC_CACHE")
 
 
 class Labelled(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -49,11 +52,14 @@ def main(folder: Path) -> None:
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # the package prints as it likes
         module = importlib.import_module("ddranking.metrics.hard_label")
+        if lacking := [name for name in NAMES if not hasattr(module, name)]:
+            raise SystemExit(f"ddranking {_version()} has no {', '.join(lacking)}; 0.2.0 is the release that is known")
         for trial in task["trials"]:
             with _patched(module, task, held, trial) as (captured, patches):
                 row = _evaluate(module, task, held, captured, folder)
             row["notes"] = {"patches": patches, "ddranking": _version()}
-            print(json.dumps({"trial": trial, **row}), file=out, flush=True)
+            out.write(json.dumps({"trial": trial, **row}) + "\n")
+            out.flush()
 
 
 def _version() -> str:
@@ -128,14 +134,7 @@ def _patched(
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Replaces what cannot run, or would fetch, or takes the clock; everything is put back behind it."""
     captured: dict[str, Any] = {}
-    patches: list[str] = []
-    before: dict[str, Any] = {}
-    missing = object()
-
-    def put(name: str, value: Any, why: str) -> None:
-        before.setdefault(name, getattr(module, name, missing))
-        setattr(module, name, value)
-        patches.append(f"{name}: {why}")
+    replaced: list[str] = []
 
     def data(*_: Any, **__: Any) -> tuple[Any, ...]:
         train, test = (
@@ -146,33 +145,22 @@ def _patched(
         side = tuple(held["images"].shape[2:])
         return 3, side, held["mean"].tolist(), held["std"].tolist(), task["classes"], train, test, test, same, same
 
-    put("get_dataset", data, "no download; the data set of the run")
-    put("save_results", lambda results, _: captured.__setitem__("results", results), "lists of unequal length")
-    put("tqdm", lambda steps, *_, **__: steps, "no bars")
-    if "seed" in inspect.signature(module.set_seed).parameters:
-        put("set_seed", lambda *_: _seeded(trial), "seeds came from the clock")
-    if task["dataset"] not in ("CIFAR10", "CIFAR100"):
-        cls = module.LabelRobustScoreHard
-        original = cls._get_class_to_samples
-        cls._get_class_to_samples = lambda *_: None
-        patches.append("_get_class_to_samples: it knows folders of images only")
+    def put(place: Any, name: str, value: Any, why: str) -> None:
+        undo.callback(setattr, place, name, getattr(place, name))
+        setattr(place, name, value)
+        replaced.append(f"{name}: {why}")
+
     key = f"{task['dataset']}-{task['network']}"
-    cache, known = module.REAL_DATA_ACC_CACHE, module.REAL_DATA_ACC_CACHE.get(key, missing)
-    cache[key] = task["full_accuracy"]
-    try:
-        yield captured, patches
-    finally:
-        for name, value in before.items():
-            if value is missing:
-                delattr(module, name)
-            else:
-                setattr(module, name, value)
+    with contextlib.ExitStack() as undo:
+        put(module, "get_dataset", data, "no download; the data set of the run")
+        put(module, "save_results", lambda found, _: captured.update(results=found), "its lists have unequal lengths")
+        put(module, "tqdm", lambda steps, *_, **__: steps, "no bars")
+        put(module, "set_seed", lambda *_: _seeded(trial), "seeds came from the clock")
         if task["dataset"] not in ("CIFAR10", "CIFAR100"):
-            cls._get_class_to_samples = original
-        if known is missing:
-            del cache[key]
-        else:
-            cache[key] = known
+            scorer = module.LabelRobustScoreHard
+            put(scorer, "_get_class_to_samples", lambda *_: None, "it knows folders of images only")
+        put(module, "REAL_DATA_ACC_CACHE", {key: task["full_accuracy"]}, "the accuracy of the whole set, as given")
+        yield captured, replaced
 
 
 def _seeded(trial: int) -> None:

@@ -20,7 +20,8 @@ from dd_plugins.api import (
     read_tensors,
 )
 from dd_plugins.networks import build_network
-from dd_plugins.parameterizations.hpd import HPD, GLaD, _centres
+from dd_plugins.parameterizations.hpd import HPD, GLaD
+from dd_plugins.priors.centres import centres
 from dd_plugins.priors.gates import Gates
 from dd_plugins.priors.store import load_prior, save_prior
 from dd_plugins.priors.train import TRAINERS, PriorRecipe
@@ -160,7 +161,7 @@ def test_one_image_of_a_class_begins_at_the_mean_of_all_samples(prior, real):
 
 def test_every_centre_has_samples_even_if_all_are_alike():
     styles = (torch.ones(6, 3),)
-    (found,) = _centres(styles, 4, 0)
+    (found,) = centres(styles, 4, 0)
     assert torch.equal(found, torch.ones(4, 3))
 
 

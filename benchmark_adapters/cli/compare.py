@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +19,11 @@ from benchmark_adapters.cli.options import (
     ProtocolName,
 )
 from benchmark_adapters.cli.output import Format, show_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from benchmark_adapters.runner.compare import Comparison, Planned
 
 EPILOG = """
 **Examples**
@@ -39,6 +45,7 @@ failing method does not stop the others, and the exit code is 1 then.
 """
 BASELINES = "dc,dsa,dm,cafe,mtt,idc,haba,rtp,hmn"
 CONTAINERS, OBJECTIVE = "pixel,idc,haba,rtp,hmn", "idc"
+RANDOM = "random real"  # the row that every comparison has
 
 
 def compare(
@@ -85,9 +92,7 @@ def compare(
         float | None,
         typer.Option(min=0.01, help="Minutes of each condensation, at most.", rich_help_panel=RUN_PANEL),
     ] = None,
-    baseline: Annotated[
-        str, typer.Option(help="What differences are taken to.", rich_help_panel=RUN_PANEL)
-    ] = "random real",
+    baseline: Annotated[str, typer.Option(help="What differences are taken to.", rich_help_panel=RUN_PANEL)] = RANDOM,
     assignments: Assignments = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, its sizes, and what cannot run, only.")
@@ -101,8 +106,6 @@ def compare(
     """Compare methods under one protocol, with intervals, paired differences and published numbers."""
     from rich.console import Console
 
-    from benchmark_adapters.report import comparison as report
-    from benchmark_adapters.report.tables import matrix_table, plan_table
     from benchmark_adapters.runner import compare as runner
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.pipeline import Interrupted
@@ -116,30 +119,43 @@ def compare(
     extra += [f"steps={steps}"] if steps is not None else []
     if (methods and matrix) or ((params or objectives) and not matrix):
         raise UsageError("--params and --objectives are for --matrix, --methods for a comparison without it")
-    names, rows_of, columns_of = map(_names, (methods or BASELINES, params or CONTAINERS, objectives or OBJECTIVE))
-    if matrix:
-        taking_part = runner.matrix(rows_of, columns_of, extra)
-    else:
-        taking_part = runner.contenders(names, extra)
-        if baseline not in (report.RANDOM, *names):
-            raise UsageError(f"--baseline {baseline!r} takes no part; there are {', '.join([report.RANDOM, *names])}")
+    sides = (_names(params or CONTAINERS), _names(objectives or OBJECTIVE)) if matrix else None
+    taking_part = runner.matrix(*sides, extra) if sides else runner.contenders(_names(methods or BASELINES), extra)
+    names = [RANDOM, *(contender.name for contender in taking_part)]
+    if baseline not in names:
+        raise UsageError(f"--baseline {baseline!r} takes no part; there are {', '.join(names)}")
     console = Console(stderr=output is not Format.table)
     options = Options(out, choose_device(device), data_root, chunk_size=chunk)
     shared = {"dataset": dataset, "ipc": ipc, "protocol": protocol}
     if dry_run:
-        plans = runner.plan(taking_part, shared, options)
-        show_table(*plan_table(plans), output, console, "what would run, with the first seed")
-        if any(planned.why for planned in plans):
-            raise typer.Exit(1)
+        _show_plans(runner.plan(taking_part, shared, options), output, console)
         return
     try:
         found = runner.compare(taking_part, shared, runs, options, Reporter(console), across=_names(across))
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from None
+    _show_found(found, sides, baseline, output, console)
+
+
+def _show_plans(plans: Sequence[Planned], output: Format, console: Console) -> None:
+    from benchmark_adapters.report.tables import plan_table
+
+    show_table(*plan_table(plans), output, console, "what would run, with the first seed")
+    if any(planned.why for planned in plans):
+        raise typer.Exit(1)
+
+
+def _show_found(
+    found: Comparison, sides: tuple[list[str], list[str]] | None, baseline: str, output: Format, console: Console
+) -> None:
+    """The table of methods, or that of a matrix's sides; and what failed."""
+    from benchmark_adapters.report import comparison as report
+    from benchmark_adapters.report.tables import matrix_table
+
     scored = next(iter(found.configs.values())).protocol
     entries = report.entries(found.records, scored, found.across)
-    if matrix:
-        header, rows = matrix_table(entries, rows_of, columns_of, found.failures)
+    if sides:
+        header, rows = matrix_table(entries, *sides, found.failures)
     else:
         header, rows = report.table(entries, scored, baseline, len(found.across))
     show_table(header, rows, output, console, f"protocol {scored.name}", report.CAPTION)

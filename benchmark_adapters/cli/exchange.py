@@ -38,8 +38,9 @@ def export_run(
     to: Annotated[str, typer.Option("--to", help="Format: dc-bench, pt, imagefolder or parquet.")],
     root: Annotated[Path, typer.Option("--root", help="Where to: a new folder; for dc-bench its checkout, or any.")],
     layout: Annotated[
-        str, typer.Option(help="dc-bench: whose place it takes, dc, dsa, dm, tm, random or kmeans.")
-    ] = "dm",
+        str | None,
+        typer.Option(help="dc-bench alone: whose place it takes, dc, dsa, dm, tm, random or kmeans.  [default: dm]"),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="The real data, for a FILE; by default as the file says.")] = None,
     param: Annotated[str | None, typer.Option(help="A module:Class that the file may import.")] = None,
     data_root: DataRoot = None,
@@ -51,7 +52,7 @@ def export_run(
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.system import choose_device
 
-    form = load_format(to, {"layout": layout} if to == "dc-bench" else {})
+    form = load_format(to, {"layout": layout} if layout else {})
     for path in export_set(stored, form, root, dataset, param, Options(out, choose_device("cpu"), data_root)):
         typer.echo(path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -117,17 +117,22 @@ def run(
         record = make_run(resolved, options, Reporter(console))
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from None
-    from benchmark_adapters.report.tables import benchmarks_table, score_table
-
-    for score in record["scores"]:
-        if score["protocol_hash"] == resolved.protocol.hash:
-            console.print(score_table(record, score, resolved.ipc))
     for name, each in made.items():
         where = str(out / record["id"])
         record = score_by(name, each, where, None, resolved.parameterization.name, options, Reporter(console))
-    if made:
-        console.print(benchmarks_table(record))
+    _show_scores(record, resolved, bool(made), console)
     console.print(f"images: {out / record['id'] / 'preview.png'}", soft_wrap=True, highlight=False)
+
+
+def _show_scores(record: dict[str, Any], config: RunConfig, others: bool, console: Console) -> None:
+    """The run beside its yardsticks, and beside the scores of other benchmarks."""
+    from benchmark_adapters.report.tables import benchmarks_table, score_table
+
+    for score in record["scores"]:
+        if score["protocol_hash"] == config.protocol.hash:
+            console.print(score_table(record, score, config.ipc))
+    if others:
+        console.print(benchmarks_table(record))
 
 
 def _show_plan(config: RunConfig, options: Options, console: Console) -> None:

@@ -30,5 +30,8 @@ def load_format(name: str, settings: Mapping[str, Any] | None = None) -> Format:
     if name not in FORMATS:
         raise UsageError(f"unknown format {name!r}; there are {', '.join(FORMATS)}")
     module, _, cls = FORMATS[name].partition(":")
-    made: Format = getattr(import_module(module), cls)(**(settings or {}))
+    try:
+        made: Format = getattr(import_module(module), cls)(**(settings or {}))
+    except TypeError:
+        raise UsageError(f"the format {name} has no {', '.join(settings or {})}") from None
     return made

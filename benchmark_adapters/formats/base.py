@@ -8,7 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +48,6 @@ class Imported:
 
 class Format(ABC):
     """A layout of files."""
-
-    writes: ClassVar[bool] = True
 
     def write(self, exported: Exported, root: Path) -> list[Path]:
         """Writes a set below ``root``; what is there already is never touched.

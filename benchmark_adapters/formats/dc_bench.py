@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from benchmark_adapters.formats.base import Exported, Format, Imported, load_tensors, rescaled
-from benchmark_adapters.formats.published import CIFAR10, CIFAR100, IMAGENET, into_model_space
+from benchmark_adapters.formats.published import OF_DC, into_model_space, last_experiment
 from dd_plugins.api import DataError, RealData, UsageError, staged
 
 RESULTS = "distilled_results"
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "tinyimagenet"}
-CONSTANTS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "tiny-imagenet": IMAGENET}
+CONSTANTS = {name: OF_DC[name] for name in NAMES}
 MATCHED = {"dc": "DC", "dsa": "DSA", "dm": "DM"}  # one file, with a list of experiments
 PAIRS = {  # two files: folder, and names before _images or _labels and behind
     "tm": ("TM", "{part}_best.pt"),
@@ -96,7 +96,8 @@ def _found(path: Path, real: RealData) -> Path:
         raise DataError(f"{path}: no such file or folder")
     found = sorted({*path.rglob("res_*ipc.pt"), *path.rglob("images_best.pt"), *path.rglob("*_images.pt")})
     name = NAMES.get(real.spec.name, "")
-    own = [file for file in found if name in (*file.resolve().parts, "") and ".tmp" not in str(file)]
+    whole = [file for file in found if not any(part.endswith(".tmp") for part in file.relative_to(path).parts)]
+    own = [file for file in whole if name in (*file.resolve().parts, "")]
     if len(own) != 1:
         told = ", ".join(str(file) for file in own[:5]) or "none"
         raise DataError(f"{path}: expected one set of {real.spec.name}, but found {told}; name its file")
@@ -105,12 +106,7 @@ def _found(path: Path, real: RealData) -> Path:
 
 def _tensors(file: Path) -> tuple[Any, Any]:
     if file.name.startswith("res_"):
-        content = load_tensors(file)
-        try:
-            images, targets = content["data"][-1]
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise DataError(f"{file}: expected a mapping whose data is a list of [images, labels]") from None
-        return images, targets
+        return last_experiment(file)
     if "images" not in file.name:
         raise DataError(f"{file}: no file of DC-BENCH's; expected res_*.pt, images_best.pt or *_images.pt")
     return load_tensors(file), load_tensors(file.with_name(file.name.replace("images", "labels")))

@@ -8,6 +8,7 @@ Source:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -26,28 +27,20 @@ OF_DC = {
     "tiny-imagenet": IMAGENET,
 }  # fmt: skip
 OF_MTT = {"cifar10": CIFAR10, "cifar100": CIFAR10, "tiny-imagenet": IMAGENET}  # CIFAR-100 with CIFAR-10's constants
-OF_DDRANKING = {"cifar10": CIFAR10, "cifar100": CIFAR10, "tiny-imagenet": IMAGENET}
+OF_DDRANKING = OF_MTT  # the same ones
 
 
 class DC(Format):
     """``res_METHOD_DATASET_NETWORK_Kipc.pt``: the last of its experiments."""
 
-    writes = False
-
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the file."""
-        content = load_tensors(path)
-        try:
-            images, targets = content["data"][-1]
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise DataError(f"{path}: expected a mapping whose data is a list of [images, labels]") from None
+        images, targets = last_experiment(path)
         return into_model_space(images, targets, OF_DC, real, path, whitens=False)
 
 
 class MTT(Format):
     """A folder with ``images_best.pt`` and ``labels_best.pt``, in whitened space where the data set is whitened."""
-
-    writes = False
 
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the folder."""
@@ -58,12 +51,24 @@ class MTT(Format):
 class DDRanking(Format):
     """A folder with ``images.pt`` and ``labels.pt``, normalised with DD-Ranking's constants."""
 
-    writes = False
-
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the folder."""
         images, targets = (load_tensors(path / f"{name}.pt") for name in ("images", "labels"))
         return into_model_space(images, targets, OF_DDRANKING, real, path)
+
+
+def last_experiment(path: Path) -> tuple[Any, Any]:
+    """Images and labels of the last experiment in a file of DC's.
+
+    Raises:
+        DataError: If it is no such file.
+    """
+    content = load_tensors(path)
+    try:
+        images, targets = content["data"][-1]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise DataError(f"{path}: expected a mapping whose data is a list of [images, labels]") from None
+    return images, targets
 
 
 def into_model_space(

@@ -73,19 +73,7 @@ def prune_stored(
     """
     if not 0 < keep <= 1:
         raise UsageError(f"--keep {keep}: expected a share of the set, above 0 and at most 1")
-    if stored is None:
-        config = resolve({**flags, "parameterization": REAL, "over_budget": 0.0}, assignments)
-        real = load_real(config, options)
-        source = _real_images(config, real, keep)
-    else:
-        found = find_run(stored, options.out)
-        found.check_stored()
-        made = read_record(found)
-        config = resolve({**flags, "over_budget": 0.0}, assignments, found.path / "config.yaml")
-        real = load_real(config, options)
-        container = load_stored(found.synthetic, trusted=config.parameterization.name)
-        same_data(real, container, config.dataset)
-        source = Source(container, config, made["name"], found.digest())
+    source, real = _source(stored, flags, assignments, keep, options)
     check_pruning(source.config, source.container)
     for chosen in (source.config.network, source.config.protocol.network):  # before any of them is trained
         build_network(chosen.name, real.spec.image_shape, real.spec.num_classes, chosen.settings, seed=0)
@@ -111,6 +99,24 @@ def prune_stored(
         record["status"] = "done"
         write_json(folder.record, record)
     return record, source.config
+
+
+def _source(
+    stored: str | None, flags: Mapping[str, Any], assignments: Sequence[str], keep: float, options: Options
+) -> tuple[Source, RealData]:
+    """What is pruned, and the data set that it goes with."""
+    if stored is None:
+        config = resolve({**flags, "parameterization": REAL, "over_budget": 0.0}, assignments)
+        real = load_real(config, options)
+        return _real_images(config, real, keep), real
+    found = find_run(stored, options.out)
+    found.check_stored()
+    made = read_record(found)
+    config = resolve({**flags, "over_budget": 0.0}, assignments, found.path / "config.yaml")
+    real = load_real(config, options)
+    container = load_stored(found.synthetic, trusted=config.parameterization.name)
+    same_data(real, container, config.dataset)
+    return Source(container, config, made["name"], found.digest()), real
 
 
 def _prune(

@@ -98,8 +98,8 @@ def import_set(
             folder.mark("condense", sha256=folder.digest(), imported=path.name)
         folder.check_stored()
         record = make_record(config, real, folder.path.name, folder)
-        known = record["name"] if record["name"].startswith("imported") or record.get("imported") else ""
-        record["name"], record["imported"] = name or known or f"imported {path.name}", path.name
+        known = record["name"] if "imported" in record else f"imported {path.name}"
+        record |= {"name": name or known, "imported": path.name}
         record["config"] |= {"objective": {"name": "none"}, "method": "none"}
         record["plugins"].pop("objective", None)
         reload(folder, config, real, options)  # the budget on what the file holds, and a preview

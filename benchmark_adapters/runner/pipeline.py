@@ -134,9 +134,9 @@ def check_plan(config: RunConfig, real: RealData) -> Parameterization:
         check_pruning(config, container, build_container(config, real, within=True))
     container.parameter_groups()  # a container with nothing to learn says so
     spec, condensed_on = real.spec, config.network
-    network_of = build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
-    container.check(network_of)
-    _build_objective(config, real).check(container.labels, container.groups(), network_of)
+    matched_on = build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
+    container.check(matched_on)
+    _build_objective(config, real).check(container.labels, container.groups(), matched_on)
     build_augmentation(config.protocol.train, real.spec)
     network = config.protocol.network
     build_network(network.name, spec.image_shape, spec.num_classes, network.settings, seed=0)

@@ -39,6 +39,7 @@ class ResNet18(FeatureClassifier):
         norm: Literal["instance", "batch"] = Field("instance", description="after each convolution")
 
     config: Config
+    features: ResNet
 
     def __init__(
         self,
@@ -47,21 +48,17 @@ class ResNet18(FeatureClassifier):
         config: Network.Config | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(image_shape, num_classes, config)
-        body = _small_resnet(image_shape[0], num_classes, self.config.norm)
+        body = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
+        body.conv1 = nn.Conv2d(image_shape[0], body.conv1.out_channels, 3, padding=1, bias=False)
+        body.maxpool = nn.Identity()
+        plain_layers(body, self.config.norm)
         _keep_room(body, min(image_shape[1:]))
         self.classifier, body.fc = body.fc, nn.Identity()
         self.features = body
 
 
-class ResNet18AP(FeatureClassifier):
+class ResNet18AP(ResNet18):
     """ResNet18 with average pools in the place of strides; 11,250,762 parameters at 3x32x32 and 10 classes."""
-
-    class Config(Network.Config):
-        """Settings of ResNet18 with average pools."""
-
-        norm: Literal["instance", "batch"] = Field("instance", description="after each convolution")
-
-    config: Config
 
     def __init__(
         self,
@@ -70,9 +67,8 @@ class ResNet18AP(FeatureClassifier):
         config: Network.Config | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(image_shape, num_classes, config)
-        body = _small_resnet(image_shape[0], num_classes, self.config.norm)
         height, width = image_shape[1:]
-        for stage in (body.layer2, body.layer3, body.layer4):
+        for stage in (self.features.layer2, self.features.layer3, self.features.layer4):
             block, (shortcut, norm) = stage[0], stage[0].downsample
             block.conv1.stride = shortcut.stride = (1, 1)
             if min(height, width) < 4:  # as for resnet18: no map of one pixel
@@ -80,18 +76,8 @@ class ResNet18AP(FeatureClassifier):
             block.conv2 = nn.Sequential(nn.AvgPool2d(2), block.conv2)
             block.downsample = nn.Sequential(shortcut, nn.AvgPool2d(2), norm)
             height, width = height // 2, width // 2
-        body.avgpool, channels = nn.Identity(), body.fc.in_features
-        body.fc = nn.Identity()
-        self.classifier = nn.Linear(channels * height * width, num_classes)
-        self.features = body
-
-
-def _small_resnet(channels: int, num_classes: int, norm: str) -> ResNet:
-    body = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
-    body.conv1 = nn.Conv2d(channels, body.conv1.out_channels, 3, padding=1, bias=False)
-    body.maxpool = nn.Identity()
-    plain_layers(body, norm)
-    return body
+        self.features.avgpool = nn.Identity()
+        self.classifier = nn.Linear(self.classifier.in_features * height * width, num_classes)
 
 
 def _keep_room(body: ResNet, side: int) -> None:

@@ -12,7 +12,6 @@ Deviations:
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import prod
@@ -21,7 +20,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from scipy.cluster.vq import kmeans2
 from torch import Generator, Tensor, nn
 
 from dd_plugins.api import (
@@ -38,6 +36,7 @@ from dd_plugins.api import (
     UsageError,
 )
 from dd_plugins.priors.base import LayeredGenerator, Styles
+from dd_plugins.priors.centres import centres
 from dd_plugins.priors.distance import ClassRelevantDistance, find_judge
 from dd_plugins.priors.find import admit, find_prior
 from dd_plugins.priors.small import sides
@@ -199,7 +198,7 @@ class HPD(Parameterization):
         of_class = []
         for label, count in enumerate(self.counts):
             drawn = torch.full((max(self.config.samples, count),), label, device=self.labels.device)
-            of_class.append(_centres(self.prior.sample_styles(drawn, generator), count, seed + label))
+            of_class.append(centres(self.prior.sample_styles(drawn, generator), count, seed + label))
         self._begin(tuple(torch.cat(stage) for stage in zip(*of_class, strict=True)))
 
     def _encoded(self, generator: Generator, real: RealData | None) -> Styles:
@@ -391,18 +390,3 @@ class GLaD(HPD):
         select: Literal["crfd", "last"] = Field("last", description="the last images, or the nearest candidate")
 
     config: Config
-
-
-def _centres(styles: Styles, count: int, seed: int) -> Styles:
-    """Means of ``count`` clusters of samples of one class; so no two images of a class begin alike."""
-    points = torch.cat([style.flatten(1) for style in styles], dim=1).cpu().double()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of empty clusters, which are filled below
-        _, found = kmeans2(points.numpy(), count, seed=seed, minit="points")
-    owners = torch.from_numpy(found).long()
-    for empty in set(range(count)) - set(owners.tolist()):
-        largest = int(torch.bincount(owners).argmax())
-        owners[torch.nonzero(owners == largest)[0]] = empty  # one sample of its own
-    return tuple(
-        torch.stack([style[(owners == number).to(style.device)].mean(0) for number in range(count)]) for style in styles
-    )

@@ -132,7 +132,8 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
             raise ValueError(f"format {about['format']} is not {FORMAT}, which this release reads")
         config_of, made_by = KINDS[about["kind"]]
         config, digest = config_of.model_validate(about["config"]), about["sha256"]
-        Gates(**about["gates"]) if "gates" in about else None
+        if "gates" in about:
+            Gates(**about["gates"])
     except OSError as error:
         raise DataError(f"{path}: no prior there ({error.strerror})") from None
     except (ValueError, KeyError, TypeError) as error:
