@@ -16,6 +16,7 @@ from benchmark_adapters.report.curves import save_curve
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, holm
 from benchmark_adapters.report.tables import fitting_table
+from benchmark_adapters.runner import pipeline
 from benchmark_adapters.runner.compare import contenders, matrix
 from dd_plugins.api import BudgetTooSmall, UsageError
 
@@ -234,6 +235,37 @@ def test_compare_carries_on_past_a_failure_and_reuses_what_is_there(tmp_path, ca
     monkeypatch.setattr("benchmark_adapters.runner.pipeline._condense", condense)
     assert command(*words) == 1
     assert list(csv.reader(capsys.readouterr().out.splitlines())) == rows
+
+
+def test_an_interrupted_comparison_ends_and_goes_on(tmp_path, capsys, monkeypatch):
+    sets = [word for text in TINY for word in ("--set", text)]
+    words = [
+        "compare",
+        "--methods",
+        "dm,dc",
+        "--ipc",
+        "1",
+        "--trials",
+        "2",
+        "--device",
+        "cpu",
+        "--format",
+        "csv",
+        *sets,
+    ]
+    begun = []
+
+    def interrupted(config, *_):
+        begun.append(config.method)
+        raise pipeline.Interrupted("interrupted at step 1 of 2; the same command continues")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmark_adapters.runner.compare.run", interrupted)
+        assert command(*words, "--out", tmp_path) == 130
+    assert "interrupted at step 1 of 2; the same command continues" in capsys.readouterr().err
+    assert begun == ["dm"]  # the others are not begun
+    assert command(*words, "--out", tmp_path) == 0
+    assert [row["method"] for row in csv.DictReader(capsys.readouterr().out.splitlines())][1:] == ["dm", "dc"]
 
 
 def test_a_matrix_says_which_pair_cannot_work(tmp_path, capsys):

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark_adapters.runner.config import RunConfig, resolve
 from benchmark_adapters.runner.parts import Options, load_real
-from benchmark_adapters.runner.pipeline import check_plan, run
+from benchmark_adapters.runner.pipeline import Interrupted, check_plan, run
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.rescore import rescore
 from benchmark_adapters.runner.store import read_record_file
@@ -134,6 +134,7 @@ def compare(
 
     Raises:
         UsageError: If a configuration is wrong, before anything is run.
+        Interrupted: If a run was interrupted; its state is saved.
     """
     found = Comparison()
     planned = list(_planned(taking_part, shared, runs, base))
@@ -153,6 +154,8 @@ def compare(
                 record, scores, _ = rescore(where, across, None, None, None, [], options, reporter)
                 found.across = tuple(score["protocol_hash"] for score in scores)
             found.records[contender.name].append(record)
+        except Interrupted:  # that is no failure: nobody wants the others then
+            raise
         except DDPluginsError as error:
             found.failures[contender.name] = str(error)
         except Exception as error:
