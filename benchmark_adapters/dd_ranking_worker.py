@@ -164,6 +164,7 @@ def _patched(
 
 
 def _seeded(trial: int) -> None:
+    """Seeds this process, which is the package's alone: it draws from global generators."""
     torch.manual_seed(trial)
     np.random.seed(trial)
     random.seed(trial)

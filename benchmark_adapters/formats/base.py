@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle  # for the name of its error alone
 import re
 import warnings
 from abc import ABC, abstractmethod
