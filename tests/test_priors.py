@@ -1,7 +1,10 @@
 """Layered generators: their contract, their training, their gates, and what is refused on disk."""
 
+import ast
+import importlib.util
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,6 +117,8 @@ class Broken(SmallGenerator):
             made = made + made.mean(0, keepdim=True)
         if self.fault == "detached":
             made = made.detach() + 0 * state.sum()
+        if self.fault == "uneven" and made.requires_grad:
+            made.register_hook(lambda grad: grad * len(grad))  # the gradient depends on the batch, the image does not
         return made.double().requires_grad_(made.requires_grad) if self.fault == "double" and stage == 1 else made
 
     def to_pixels(self, state):
@@ -131,6 +136,7 @@ class Broken(SmallGenerator):
         ("random", "global random generator"),
         ("coupled", "depend on their batch"),
         ("detached", "expected a gradient"),
+        ("uneven", "gradients taken image by image"),
         ("range", "pixel values from 0 to 1"),
         ("few", "expected 4 tensors"),
         ("training", "evaluation mode"),
@@ -397,6 +403,35 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     save_prior(tmp_path, prior, "gan", prior.config, {})
     with pytest.raises(DataError, match="NaN"):
         load_prior(tmp_path)
+
+
+def test_no_unpickling_is_reachable_from_what_loads_priors():
+    reached, waiting = set(), ["dd_plugins.priors.find", "dd_plugins.priors.store", "dd_plugins.parameterizations.hpd"]
+    while waiting:
+        name = waiting.pop()
+        spec = importlib.util.find_spec(name) if name.startswith("dd_plugins") else None
+        if spec is None or name in reached:
+            continue
+        reached.add(name)
+        for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                found = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load"), name
+                continue
+            assert not {"pickle", "cloudpickle", "dill", "joblib"} & {module.split(".")[0] for module in found}, name
+            waiting += [module for module in found if _is_module(module)]
+    assert "dd_plugins.priors.small" in reached
+    assert "dd_plugins.api.files" in reached
+
+
+def _is_module(name):
+    try:
+        return name.startswith("dd_plugins") and importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def test_nothing_is_ever_unpickled(tmp_path, monkeypatch):
