@@ -166,6 +166,26 @@ def test_mistakes_of_run(words, parts, tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_glad_without_its_level_is_refused(tmp_path, capsys):
+    words = ["run", "--method", "glad", "--set", "parameterization.levels=null", "--out", tmp_path]
+    assert "parameterization.levels" in _one_line(capsys, *words)
+
+
+@pytest.mark.parametrize("idle", [("--trials", "3"), ("--protocol", "dsa"), ("--benchmark", "dd-ranking")])
+def test_a_distance_takes_no_settings_of_trainings(idle, finished, capsys):
+    out, record = finished
+    error = _one_line(capsys, "eval", record["id"], "--out", out, "--metric", "crfd", *idle)
+    assert f"{idle[0]} would have no effect" in error
+
+
+def test_a_weak_prior_is_told_with_what_can_be_done(tmp_path, capsys):
+    sizes = [f"--set=parameterization.recipe.{name}" for name in ("steps=2", "width=4", "noise=2", "style=2")]
+    error = _one_line(capsys, "train-prior", *sizes, "--set", "network.width=4", "--out", tmp_path, code=1)
+    assert "too weak: conditional accuracy" in error
+    assert "parameterization.recipe.steps=N" in error
+    assert list(tmp_path.glob("priors/*/prior.json"))
+
+
 def test_a_gpu_that_is_not_there(capsys):
     assert "torch finds no CUDA device here" in _one_line(capsys, "run", "--device", "cuda")
 

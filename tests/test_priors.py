@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from made_up import Factory, make_real
 from safetensors.torch import load_file, save_file
 
-from dd_plugins.api import DataError, PluginContractError
+from dd_plugins.api import DataError, PluginContractError, Split
 from dd_plugins.priors import find
 from dd_plugins.priors.base import LayeredGenerator, check_contract
 from dd_plugins.priors.gates import Gates, measure, within_class
@@ -328,6 +329,9 @@ def other_weights(path):
     save_file({name: value + 1 for name, value in load_file(file).items()}, file)
 
 
+FIGURES = Gates(accuracy=0.9, real_accuracy=0.9, spread=1.0, worth=0.9, stages=4)
+
+
 def forget(path, **change):
     file = path / "prior.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
@@ -344,6 +348,9 @@ def forget(path, **change):
         (lambda path: forget(path, kind="code"), "no description of a prior"),
         (lambda path: forget(path, format=99), "format 99 is not 1"),
         (lambda path: forget(path, gates={}), "no description of a prior"),
+        (lambda path: forget(path, data=[]), "no description of a prior"),
+        (lambda path: forget(path, seconds="x"), "no description of a prior"),
+        (lambda path: forget(path, gates={**vars(FIGURES), "accuracy": "high"}), "no description of a prior"),
         (lambda path: forget(path, config={"width": -1}), "no description of a prior"),
         (lambda path: forget(path, config={"image_shape": [2, 8, 8], "num_classes": 4, "width": 8}), "does not hold"),
     ],
@@ -361,6 +368,30 @@ def test_priors_of_other_classes_or_sizes_are_refused(change, tmp_path):
     saved(tmp_path, **change)
     with pytest.raises(DataError, match="made-up has 4 classes and images of"):
         load_prior(tmp_path, make_real().spec)
+
+
+def test_classes_of_one_image_are_refused_before_anything_is_trained(tmp_path):
+    real = make_real()
+    few = [rows[:1] for rows in real.train.class_rows()]
+    train = Split(real.spec, real.train.pixels, real.train.labels[torch.cat(few)], real.train.index[torch.cat(few)])
+    with pytest.raises(DataError, match="2 training images of every class; one has 1"):
+        find.find_prior(tmp_path, replace(real, train=train), PriorRecipe(**TINY), Factory(real))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["prior.safetensors", "prior.json", "training.safetensors"])
+def test_a_damaged_prior_of_its_own_is_told_with_what_to_remove(name, tmp_path):
+    real = make_real()
+    recipe = PriorRecipe(**TINY)
+    path = find.prior_folder(tmp_path, real, recipe)
+    if name == "training.safetensors":
+        path.mkdir(parents=True)
+    else:
+        find.find_prior(tmp_path, real, recipe, Factory(real))
+    (path / name).write_bytes(b"damaged")
+    with pytest.raises(DataError, match="remove") as caught:
+        find.find_prior(tmp_path, real, recipe, Factory(real))
+    assert "\n" not in str(caught.value)
 
 
 def test_priors_of_other_data_are_refused(tmp_path):

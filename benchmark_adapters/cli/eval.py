@@ -55,11 +55,15 @@ def evaluate(
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.rescore import crfd, rescore
     from benchmark_adapters.runner.system import choose_device
+    from dd_plugins.errors import UsageError
 
     console = Console()
     options = Options(out, choose_device(device), data_root)
+    alone = {"protocol": protocol, "trials": trials, "benchmark": benchmark}
     networks = [name.strip() for name in network.split(",")] if network else [None]
     if metric is Metric.crfd:
+        if idle := [f"--{name}" for name, value in alone.items() if value]:
+            raise UsageError(f"--metric crfd trains no network on the set: {', '.join(idle)} would have no effect")
         for name in networks:
             value = crfd(stored, name, dataset, param, assignments or [], options, Reporter(console))
             console.print(f"class-relevant feature distance to the real training images: {value:.6g}", highlight=False)

@@ -18,6 +18,7 @@ EPILOG = """
 `dd-bench train-prior --dataset cifar10 --kind vae --set parameterization.recipe.steps=20000`
 
 The prior lies in the folder of all runs, where those of the same recipe find it. An interrupted training goes on.
+A prior that fails its gates is kept, and the exit code is 1.
 """
 
 
@@ -44,9 +45,13 @@ def train_prior(
     from benchmark_adapters.runner.priors import train_prior as train
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
+    from dd_plugins.errors import DDPluginsError
 
     given = [f"parameterization.recipe.kind={kind.value}", *(assignments or [])]
     config = resolve({"method": "h-pd", "dataset": dataset}, given)
     failed = train(config, Options(out, choose_device(device), data_root), Reporter(Console()))
     if failed:
-        raise typer.Exit(1)
+        raise DDPluginsError(
+            f"this prior is too weak: {'; '.join(failed)}. It is kept; train another (longer: --set "
+            f"parameterization.recipe.steps=N), or let runs take it (--set parameterization.allow_weak_prior=true)"
+        )

@@ -382,7 +382,7 @@ class GLaD(HPD):
     class Config(HPD.Config):
         """Settings of the fixed level."""
 
-        levels: tuple[int, ...] | None = Field((2,), min_length=1, max_length=1, description="the level")
+        levels: tuple[int] = Field((2,), description="the level")
         pixels: bool = Field(False, description="a last stage that learns the pixels themselves")
         init: Literal["cluster", "sample", "encode"] = Field(
             "sample", description="first latents: single samples, averages, or real images' own"

@@ -20,7 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dd_plugins.api import IncompatibleError, Network, RealData, read_tensors, write_tensors
+from dd_plugins.api import (
+    DataError,
+    IncompatibleError,
+    Network,
+    RealData,
+    SyntheticFileError,
+    read_tensors,
+    write_tensors,
+)
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import TrainConfig, accuracy, train_networks
 
@@ -110,7 +118,11 @@ def find_judge(
     file = None if cache is None else cache / FOLDER / f"{real.spec.name}-{digest}.safetensors"
     judge = make_network(seed_for("judge", 0))
     if file is not None and file.exists():
-        judge.load_state_dict(read_tensors(file)[0])
+        try:
+            judge.load_state_dict(read_tensors(file)[0])
+        except (SyntheticFileError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise DataError(f"{file} holds no classifier of this kind ({why}); remove it to train it again") from None
         return judge
     train_networks([judge], train.images, train.labels, recipe, real.spec, seeds=[seed_for("judge", 1)])
     if file is not None:

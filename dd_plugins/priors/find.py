@@ -9,7 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dd_plugins.api import DataError, Network, RealData, read_tensors, write_atomically, write_tensors
+from dd_plugins.api import (
+    DataError,
+    Network,
+    RealData,
+    SyntheticFileError,
+    read_tensors,
+    write_atomically,
+    write_tensors,
+)
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.priors.base import check_contract
 from dd_plugins.priors.gates import Gates, measure
@@ -19,6 +27,7 @@ from dd_plugins.priors.train import TRAINERS, PriorRecipe, Trainer
 logger = logging.getLogger(__name__)
 FOLDER = "priors"
 CHECKPOINT = "training.safetensors"
+LEAST_IMAGES = 2  # of a class: the gates compare how far its images lie apart
 VERSION = 2  # part of a prior's name; to be raised with any change that moves its weights
 
 
@@ -51,10 +60,19 @@ def find_prior(
 
     Returns:
         The prior, or None if it was stopped.
+
+    Raises:
+        DataError: If a class has too few images, or the prior that is there is damaged.
     """
     path = prior_folder(root, real, recipe)
     if (path / ABOUT).exists():
-        return load_prior(path, real.spec)
+        try:
+            return load_prior(path, real.spec)
+        except DataError as error:
+            raise DataError(f"{error}; remove {path} to have this prior trained again") from None
+    few = min(len(rows) for rows in real.train.class_rows())
+    if few < LEAST_IMAGES:
+        raise DataError(f"a prior needs {LEAST_IMAGES} training images of every class; one has {few}")
     trainer = TRAINERS[recipe.kind](recipe, real)
     seconds = _train(trainer, path / CHECKPOINT, job, checkpoint_seconds, stop)
     if seconds is None:
@@ -83,11 +101,11 @@ def _train(
     """
     spent = 0.0
     if checkpoint.exists():
-        tensors, notes = read_tensors(checkpoint)
         try:
+            tensors, notes = read_tensors(checkpoint)
             trainer.load_state_dict(tensors)
             spent = float(notes["seconds"])
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError, SyntheticFileError) as error:
             why = " ".join(str(error).split())[:200]
             raise DataError(f"{checkpoint} does not fit this prior ({why}); remove it to begin again") from None
     begun = saved = time.perf_counter()

@@ -49,7 +49,7 @@ class StoredPrior:
     @property
     def gates(self) -> Gates | None:
         """Its figures; None if they were never measured."""
-        return Gates(**self.about["gates"]) if "gates" in self.about else None
+        return Gates(**self.about["gates"]) if self.about.get("gates") is not None else None
 
     def prior(self) -> Prior:
         """For the column of priors in a record."""
@@ -132,8 +132,7 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
             raise ValueError(f"format {about['format']} is not {FORMAT}, which this release reads")
         config_of, made_by = KINDS[about["kind"]]
         config, digest = config_of.model_validate(about["config"]), about["sha256"]
-        if "gates" in about:
-            Gates(**about["gates"])
+        _check_notes(about)
     except OSError as error:
         raise DataError(f"{path}: no prior there ({error.strerror})") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -151,6 +150,17 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
     if any(not bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise DataError(f"{path / WEIGHTS} holds NaN or infinite values")
     return StoredPrior(made.eval().requires_grad_(False), about, path)
+
+
+def _check_notes(about: dict[str, Any]) -> None:
+    """Whether what stands beside the weights is of the kinds that are read later."""
+    gates, data, seconds = about.get("gates"), about.get("data", {}), about.get("seconds", 0.0)
+    if gates is not None and not all(isinstance(figure, int | float) for figure in vars(Gates(**gates)).values()):
+        raise ValueError("gates are no numbers")
+    if not isinstance(data, dict):
+        raise TypeError("data is no object")
+    if not isinstance(seconds, int | float):
+        raise TypeError("seconds is no number")
 
 
 def _load_diffusers(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPrior:
@@ -175,7 +185,7 @@ def _check_digest(path: Path, content: bytes, *expected: str | None) -> None:
     found = hashlib.sha256(content).hexdigest()
     for digest in expected:
         if digest is not None and found != digest:
-            raise DataError(f"{path}: its sha256 is {found}, but {digest} was expected")
+            raise DataError(f"{path}: its sha256 is {found}, but {digest} was expected: damaged, or another's weights")
 
 
 def _read(path: Path) -> bytes:
