@@ -15,6 +15,8 @@ from tiny_runs import WORDS, command, run, start
 
 from benchmark_adapters.cli.main import app
 from dd_plugins import registry
+from dd_plugins.priors.gates import LEAST_ACCURACY, LEAST_WORTH, SPREAD
+from dd_plugins.priors.train import PriorRecipe
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +83,42 @@ def test_list_of_a_kind(kind, capsys):
     rows = [line.split()[:5] for line in capsys.readouterr().out.splitlines()[1:]]
     assert ["parameterization", "hmn", "dd-plugins", "0.1.0", "ok"] in rows
     assert {row[0] for row in rows} == {"parameterization"}
+
+
+def test_list_of_one_plugin_tells_all_its_settings(capsys):
+    assert command("list", "parameterization", "h-pd") == 0
+    output = capsys.readouterr().out
+    told = [line.split()[0] for line in output.splitlines()[2:]]
+    cls = registry.load("parameterization", "h-pd")
+    recipe = [f"parameterization.recipe.{name}" for name in PriorRecipe.model_fields]
+    own = [f"parameterization.{name}" for name in cls.Config.model_fields if name != "recipe"]
+    assert sorted(told) == sorted(own + recipe)
+    assert re.search(r"parameterization\.init +cluster +.*\(cluster, sample, encode\)", output)
+    assert re.search(r"parameterization\.levels +null ", output)
+
+
+def test_list_of_a_plugin_without_settings(capsys):
+    assert command("list", "dataset", "digits") == 0
+    assert "no settings" in capsys.readouterr().out
+
+
+def test_list_of_an_unknown_plugin(capsys):
+    assert "did you mean hmn?" in _one_line(capsys, "list", "parameterization", "hnm")
+
+
+@pytest.mark.parametrize("networks", ["convnet,lenet", "lenet,convnet"])
+def test_networks_that_cannot_judge_are_told_before_any_is_trained(networks, finished, capsys, monkeypatch):
+    out, record = finished
+    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", None)
+    error = _one_line(capsys, "eval", record["id"], "--out", out, "--metric", "crfd", "--network", networks)
+    assert "no maps" in error
+
+
+def test_help_of_train_prior_tells_the_gates(capsys):
+    command("train-prior", "--help")
+    output = " ".join(capsys.readouterr().out.split())
+    told = (f"{LEAST_ACCURACY} times", f"{SPREAD[0]} to {SPREAD[1]} times", f"{LEAST_WORTH} times")
+    assert all(each in output for each in told)
 
 
 def test_list_of_nonsense(capsys):
@@ -184,6 +222,14 @@ def test_a_weak_prior_is_told_with_what_can_be_done(tmp_path, capsys):
     assert "too weak: conditional accuracy" in error
     assert "parameterization.recipe.steps=N" in error
     assert list(tmp_path.glob("priors/*/prior.json"))
+    words = ["train-prior", *sizes, "--set", "network.width=4", "--out", tmp_path]
+    assert command(*words, "--set", "parameterization.allow_weak_prior=true") == 0
+
+
+def test_an_empty_folder_of_a_prior_is_no_folder(tmp_path, capsys):
+    words = ["run", "--method", "h-pd", "--out", tmp_path, "--set"]
+    assert "no value; write null" in _one_line(capsys, *words, "parameterization.prior=")
+    assert "parameterization.prior = ''" in _one_line(capsys, *words, "parameterization.prior=''")
 
 
 def test_a_gpu_that_is_not_there(capsys):

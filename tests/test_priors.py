@@ -4,14 +4,18 @@ import ast
 import importlib.util
 import json
 import pickle
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from made_up import Factory, make_real
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runner.system import interruptible_jobs
 from dd_plugins.api import DataError, PluginContractError, Split
 from dd_plugins.priors import find
 from dd_plugins.priors.base import LayeredGenerator, check_contract
@@ -173,7 +177,7 @@ def test_training_is_seeded_and_leaves_the_global_generator_alone(kind):
     before = torch.get_rng_state()
     one, two, other = trainer(kind), trainer(kind), trainer(kind, seed=1)
     for made in (one, two, other):
-        assert made.run()
+        made.run()
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(weights(one.exported), weights(two.exported))
     assert not torch.equal(weights(one.exported), weights(other.exported))
@@ -184,9 +188,15 @@ def test_training_is_seeded_and_leaves_the_global_generator_alone(kind):
 def test_an_interrupted_training_goes_on_bit_by_bit(kind, stopped):
     whole, first, second = trainer(kind), trainer(kind), trainer(kind)
     whole.run()
-    assert not first.run(stop=lambda: first.step >= stopped)
+
+    def leave(done):
+        if done >= stopped:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(leave)
     second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
-    assert second.run()
+    second.run()
     assert torch.equal(weights(whole.exported), weights(second.exported))
     assert torch.equal(weights(whole.networks), weights(second.networks))
 
@@ -472,3 +482,30 @@ def test_nothing_is_ever_unpickled(tmp_path, monkeypatch):
     monkeypatch.setattr(pickle, "loads", lambda *_: pytest.fail("unpickled"))
     with pytest.raises(DataError):
         load_prior(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gan", "vae"])
+def test_the_first_interrupt_ends_a_training_between_two_updates_and_loses_none(kind, tmp_path, monkeypatch):
+    real, recipe = make_real(), PriorRecipe(**TINY, kind=kind)
+    whole = find.find_prior(tmp_path / "whole", real, recipe, Factory(real))
+    update, done = TRAINERS[kind].update, []
+
+    def interrupted(self, images, labels):
+        done.append(self.step)
+        if len(done) == 2:  # in the middle of an update, as it happens
+            signal.raise_signal(signal.SIGINT)
+        return update(self, images, labels)
+
+    monkeypatch.setattr(TRAINERS[kind], "update", interrupted)
+    reporter = Reporter(Console(quiet=True))
+    with pytest.raises(KeyboardInterrupt), interruptible_jobs(reporter) as job:
+        find.find_prior(tmp_path / "two", real, recipe, Factory(real), job)
+    with interruptible_jobs(reporter) as job:
+        again = find.find_prior(tmp_path / "two", real, recipe, Factory(real), job)
+    assert done == list(range(recipe.steps))
+    assert torch.equal(weights(whole.generator), weights(again.generator))
+
+
+def test_an_interrupt_that_no_job_heard_is_not_lost():
+    with pytest.raises(KeyboardInterrupt), interruptible_jobs(Reporter(Console(quiet=True))):
+        signal.raise_signal(signal.SIGINT)

@@ -253,6 +253,23 @@ def test_other_networks_are_told_and_leave_nothing(modules, tmp_path, change, to
     assert [path.name for path in tmp_path.iterdir()] == ["network.pkl"]
 
 
+@pytest.mark.parametrize("there", ["a file", "not empty"])
+def test_what_lies_where_a_prior_shall_go_stays(pickled, tmp_path, there):
+    kept = tmp_path / "prior" if there == "a file" else tmp_path / "prior" / "notes.txt"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    with pytest.raises(DataError, match=f"is {there}; choose another folder"):
+        convert_stylegan(pickled, tmp_path / "prior")
+    assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("name", "told"), [("folder", "is a folder, not a pickle"), ("nothing.pkl", "is not there")])
+def test_a_source_that_is_no_file(tmp_path, name, told):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=told):
+        convert_stylegan(tmp_path / name, tmp_path / "prior")
+
+
 def test_the_command(pickled, tmp_path):
     done = CliRunner().invoke(app, ["convert-prior", str(pickled), "--to", str(tmp_path / "prior")])
     assert done.exit_code == 0, done.output

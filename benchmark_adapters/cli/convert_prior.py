@@ -12,8 +12,8 @@ EPILOG = """
 
 `dd-bench convert-prior imagenet128.pkl --to priors/imagenet128`
 
-`dd-bench run --method h-pd --dataset imagenet:imagenette --set parameterization.prior=priors/imagenet128`
-`--set parameterization.classes=[0,217,482,491,497,566,569,571,574,701]`
+`dd-bench run --method h-pd --dataset imagenet:imagenette --set parameterization.prior=priors/imagenet128
+--set parameterization.classes=[0,217,482,491,497,566,569,571,574,701]`
 
 Only a pickle of StyleGAN3 or StyleGAN-XL is understood. Nothing in it is executed, and nothing is downloaded.
 """
@@ -21,7 +21,7 @@ Only a pickle of StyleGAN3 or StyleGAN-XL is understood. Nothing in it is execut
 
 def convert_prior(
     source: Annotated[Path, typer.Argument(metavar="FILE.pkl", help="The pickle.")],
-    to: Annotated[Path, typer.Option(help="Folder for the prior; it must hold none.")],
+    to: Annotated[Path, typer.Option(help="Folder for the prior, new or empty.")],
     key: Annotated[str, typer.Option(help="Which of the networks in it.")] = "G_ema",
     licence: Annotated[str, typer.Option(help="Licence of the weights, for records.")] = "",
 ) -> None:

@@ -64,9 +64,11 @@ def evaluate(
     if metric is Metric.crfd:
         if idle := [f"--{name}" for name, value in alone.items() if value]:
             raise UsageError(f"--metric crfd trains no network on the set: {', '.join(idle)} would have no effect")
-        for name in networks:
-            value = crfd(stored, name, dataset, param, assignments or [], options, Reporter(console))
-            console.print(f"class-relevant feature distance to the real training images: {value:.6g}", highlight=False)
+        values = crfd(stored, networks, dataset, param, assignments or [], options, Reporter(console))
+        for name, value in zip(networks, values, strict=True):
+            judge = f" ({name})" if name else ""
+            said = f"class-relevant feature distance to the real training images{judge}: {value:.6g}"
+            console.print(said, highlight=False)
         return
     others = [name for name in benchmark or [] if name != NATIVE]
     own, settings = split_settings(assignments or [], others)

@@ -212,6 +212,8 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set optimizer.lr=0.01")
+    if not value.strip():
+        raise ConfigError(f"--set {text}: no value; write null for none, or '' for an empty text")
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:

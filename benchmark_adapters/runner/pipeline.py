@@ -22,7 +22,7 @@ from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.prune import check_pruning, prune
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, load_stored, read_record_file, write_json
-from benchmark_adapters.runner.system import forget_peak, interruptible, peak_memory_mib, versions
+from benchmark_adapters.runner.system import forget_peak, interruptible, interruptible_jobs, peak_memory_mib, versions
 from dd_plugins import registry
 from dd_plugins.api import (
     Context,
@@ -35,6 +35,7 @@ from dd_plugins.api import (
     SyntheticSet,
     write_atomically,
 )
+from dd_plugins.api.progress import StartJob
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
 from dd_plugins.threads import one_thread
@@ -215,9 +216,11 @@ def start_condensation(
     container = build_container(config, real).to(options.device)
     container.chunk_size, container.job = options.chunk_size, reporter.watch
     preparing = time.perf_counter()
-    container.prepare(real, _context(config, real, container, options, reporter, "parameterization"))
+    with interruptible_jobs(reporter) as job:
+        container.prepare(real, _context(config, real, container, options, job, "parameterization"))
     objective = _build_objective(config, real)
-    objective.prepare(real, container.labels, _context(config, real, container, options, reporter, "objective"))
+    context = _context(config, real, container, options, reporter.watch, "objective")
+    objective.prepare(real, container.labels, context)
     begun, cpu_begun = time.perf_counter(), time.process_time()
     if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
         blamed = _blaming("parameterization", config.parameterization.name, "reset")
@@ -239,7 +242,7 @@ def _build_objective(config: RunConfig, real: RealData) -> MatchingObjective:
 
 
 def _context(
-    config: RunConfig, real: RealData, container: Parameterization, options: Options, reporter: Reporter, purpose: str
+    config: RunConfig, real: RealData, container: Parameterization, options: Options, job: StartJob, purpose: str
 ) -> Context:
     """What a plugin is given to work with; each purpose draws from a generator of its own."""
     return Context(
@@ -250,7 +253,7 @@ def _context(
         cache=options.out,
         groups=container.groups(),
         network=config.network.model_dump(mode="json"),
-        job=reporter.watch,
+        job=job,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmark_adapters.runner.config import RunConfig
 from benchmark_adapters.runner.parts import Options, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.system import interruptible
+from benchmark_adapters.runner.system import interruptible_jobs
 from dd_plugins import registry
 from dd_plugins.api import parse_config
 from dd_plugins.priors.find import find_prior
@@ -26,12 +26,8 @@ def train_prior(config: RunConfig, options: Options, reporter: Reporter) -> list
     cls = registry.load("parameterization", config.parameterization.name)
     recipe: PriorRecipe = parse_config(cls.Config, config.parameterization.settings, "parameterization").recipe
     real = load_real(config, options)
-    with interruptible(reporter.say) as asked:
-        found = find_prior(
-            options.out, real, recipe, network_factory(config, real, options.device), reporter.watch, stop=asked
-        )
-    if found is None:
-        raise KeyboardInterrupt("interrupted; the same command continues")
+    with interruptible_jobs(reporter) as job:
+        found = find_prior(options.out, real, recipe, network_factory(config, real, options.device), job)
     gates, about = found.gates, found.about
     assert gates is not None  # measured with its training
     reporter.say(

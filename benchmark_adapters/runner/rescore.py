@@ -19,7 +19,7 @@ from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RunFolder, load_stored, read_record_file, write_json
 from dd_plugins.api import Parameterization, RealData, StorageBudget, SyntheticSet, UsageError
 from dd_plugins.datasets import load_dataset
-from dd_plugins.priors.distance import ClassRelevantDistance, find_judge
+from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
 
 
 @dataclass(frozen=True)
@@ -161,29 +161,43 @@ def _bare_record(container: Parameterization, name: str) -> dict[str, Any]:
 
 def crfd(
     stored: str,
-    network: str | None,
+    networks: Sequence[str | None],
     dataset: str | None,
     trusted: str | None,
     assignments: Sequence[str],
     options: Options,
     reporter: Reporter,
-) -> float:
+) -> list[float]:
     """The class-relevant feature distance of a stored set to the real training images; goes into a run's record.
 
-    The classifier that judges is trained on the real images once; it is the run's own network unless another is named.
+    The classifier that judges is trained on the real images once; None stands for the run's own network.
+
+    Returns:
+        One distance for each network.
+
+    Raises:
+        IncompatibleError: If one of them has no maps; before any is trained.
     """
     loaded = load_set(stored, dataset, trusted, options)
     made_on = loaded.record.get("config", {}).get("network")
     flags = {"dataset": loaded.spec, "ipc": loaded.ipc, "parameterization": "pixel"}
-    named = flatten({"network": {"name": network} if network else made_on or {"name": "convnet"}})
-    config = resolve({**flags, **named}, assignments)
-    reporter.say(f"judge: {config.network.name} {config.network.settings}")
-    factory = network_factory(config, loaded.real, options.device)
-    judge = find_judge(loaded.real, config.network.model_dump(mode="json"), factory, options.out)
-    value = ClassRelevantDistance(judge, loaded.real)(loaded.synthetic.images, loaded.synthetic.targets)
-    with loaded.folder.locked():
-        record = read_record_file(loaded.folder.record) or loaded.record
-        noted = {"metric": "crfd", "network": config.network.model_dump(mode="json"), "value": value}
-        others = [m for m in record.get("metrics", []) if (m["metric"], m["network"]) != ("crfd", noted["network"])]
-        write_json(loaded.folder.record, {**record, "metrics": [*others, noted]})
-    return value
+    judges = []
+    for network in networks:
+        named = flatten({"network": {"name": network} if network else made_on or {"name": "convnet"}})
+        config = resolve({**flags, **named}, assignments)
+        factory = network_factory(config, loaded.real, options.device)
+        check_judge(factory(0), loaded.real.spec)
+        judges.append((config.network, factory))
+    values = []
+    for chosen, factory in judges:
+        reporter.say(f"judge: {chosen.name} {chosen.settings}")
+        about = chosen.model_dump(mode="json")
+        judge = find_judge(loaded.real, about, factory, options.out, reporter.watch)
+        value = ClassRelevantDistance(judge, loaded.real)(loaded.synthetic.images, loaded.synthetic.targets)
+        with loaded.folder.locked():
+            record = read_record_file(loaded.folder.record) or loaded.record
+            others = [m for m in record.get("metrics", []) if (m["metric"], m["network"]) != ("crfd", about)]
+            noted = {"metric": "crfd", "network": about, "value": value}
+            write_json(loaded.folder.record, {**record, "metrics": [*others, noted]})
+        values.append(value)
+    return values

@@ -15,7 +15,9 @@ from types import FrameType
 
 import torch
 
+from benchmark_adapters.runner.progress import Reporter
 from dd_plugins.api import UsageError
+from dd_plugins.api.progress import StartJob
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -71,6 +73,31 @@ def versions() -> dict[str, str]:
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
     }
+
+
+@contextmanager
+def interruptible_jobs(reporter: Reporter) -> Iterator[StartJob]:
+    """Within it the first Ctrl-C ends what its jobs watch where their next step is counted, the second at once.
+
+    Raises:
+        KeyboardInterrupt: From that job, or at the end if none was under way.
+    """
+    with interruptible(reporter.say) as asked:
+
+        @contextmanager
+        def job(name: str, total: int) -> Iterator[Callable[[int], None]]:
+            with reporter.watch(name, total) as update:
+
+                def note(done: int) -> None:
+                    update(done)
+                    if asked():
+                        raise KeyboardInterrupt
+
+                yield note
+
+        yield job
+        if asked():
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from dd_plugins.api import (
 )
 from dd_plugins.priors.base import LayeredGenerator, Styles
 from dd_plugins.priors.centres import centres
-from dd_plugins.priors.distance import ClassRelevantDistance, find_judge
+from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
 from dd_plugins.priors.find import admit, find_prior
 from dd_plugins.priors.small import sides
 from dd_plugins.priors.store import load_prior
@@ -77,7 +77,9 @@ class HPD(Parameterization):
         )
         score_every: int = Field(5, ge=1, description="steps between two candidates")
         clip: float | None = Field(None, gt=0, description="largest state, in units of its root mean square; None: any")
-        prior: str | None = Field(None, description="folder of a prior; None: the recipe's, trained if need be")
+        prior: str | None = Field(
+            None, min_length=1, description="folder of a prior; None: the recipe's, trained if need be"
+        )
         classes: tuple[int, ...] | None = Field(
             None, description="the prior's class for each class of the data set; None: they are the same"
         )
@@ -120,8 +122,7 @@ class HPD(Parameterization):
             height, width = self.data.image_shape[1:]
             self._check_levels(2 * min(len(sides(height)), len(sides(width))))
         if self.config.select == "crfd":
-            with torch.no_grad():
-                network.taps(torch.zeros(2, *self.data.image_shape))
+            check_judge(network, self.data)
 
     def prepare(self, real: RealData, context: Context) -> None:
         """Finds the prior, or trains it, and the classifier that judges candidates."""
@@ -131,9 +132,7 @@ class HPD(Parameterization):
         elif context.cache is None:
             raise UsageError("h-pd needs a folder for its prior, or parameterization.prior=FOLDER")
         else:
-            trained = find_prior(context.cache, real, config.recipe, context.make_network, context.job)
-            assert trained is not None  # nobody stops it here
-            stored = trained
+            stored = find_prior(context.cache, real, config.recipe, context.make_network, context.job)
         self._use(stored.generator)
         admit(stored, real, context.make_network, config.allow_weak_prior, context.cache, context.job)
         found = stored.prior()
@@ -142,7 +141,7 @@ class HPD(Parameterization):
         )
         self._prior_seconds = found.seconds
         if config.select == "crfd":
-            judge = find_judge(real, context.network, context.make_network, context.cache)
+            judge = find_judge(real, context.network, context.make_network, context.cache, context.job)
             self._judge = ClassRelevantDistance(judge, real)
 
     def _use(self, prior: LayeredGenerator) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dd_plugins.api import (
     DataError,
+    DataSpec,
     IncompatibleError,
     Network,
     RealData,
@@ -29,6 +30,7 @@ from dd_plugins.api import (
     read_tensors,
     write_tensors,
 )
+from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import TrainConfig, accuracy, train_networks
 
@@ -93,8 +95,18 @@ class ClassRelevantDistance:
         return maps
 
 
+def check_judge(network: Network, data: DataSpec) -> None:
+    """Raises an IncompatibleError if a network has no maps for the distance."""
+    with torch.no_grad():
+        network.taps(torch.zeros(2, *data.image_shape, device=next(network.parameters()).device))
+
+
 def find_judge(
-    real: RealData, network: Mapping[str, Any], make_network: Callable[[int], Network], cache: Path | None
+    real: RealData,
+    network: Mapping[str, Any],
+    make_network: Callable[[int], Network],
+    cache: Path | None,
+    job: StartJob = silent_job,
 ) -> Network:
     """The classifier that judges sets of a data set: trained once on its training split, then read.
 
@@ -103,6 +115,11 @@ def find_judge(
         network: The classifier's name and settings, for its file's name.
         make_network: From a seed to a fresh classifier.
         cache: Folder that all runs share; None to keep nothing.
+        job: Shows the progress of a training.
+
+    Raises:
+        IncompatibleError: If the network has no maps for the distance.
+        DataError: If the file in the folder is damaged.
     """
     train, count = real.train, len(real.train)
     recipe = TrainConfig(
@@ -117,6 +134,7 @@ def find_judge(
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
     file = None if cache is None else cache / FOLDER / f"{real.spec.name}-{digest}.safetensors"
     judge = make_network(seed_for("judge", 0))
+    check_judge(judge, real.spec)
     if file is not None and file.exists():
         try:
             judge.load_state_dict(read_tensors(file)[0])
@@ -124,7 +142,16 @@ def find_judge(
             why = " ".join(str(error).split())[:200]
             raise DataError(f"{file} holds no classifier of this kind ({why}); remove it to train it again") from None
         return judge
-    train_networks([judge], train.images, train.labels, recipe, real.spec, seeds=[seed_for("judge", 1)])
+    with job("train the judge", recipe.epochs * -(-count // recipe.batch_size)) as update:
+        train_networks(
+            [judge],
+            train.images,
+            train.labels,
+            recipe,
+            real.spec,
+            seeds=[seed_for("judge", 1)],
+            on_update=lambda done, total: update(done),
+        )
     if file is not None:
         reached = accuracy(judge, real.validation.images, real.validation.labels)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -45,8 +45,7 @@ def find_prior(
     make_network: Callable[[int], Network],
     job: StartJob = silent_job,
     checkpoint_seconds: float = 30.0,
-    stop: Callable[[], bool] = lambda: False,
-) -> StoredPrior | None:
+) -> StoredPrior:
     """The prior of a recipe; trained now if it is not there, from its last checkpoint if it was interrupted.
 
     Args:
@@ -54,12 +53,8 @@ def find_prior(
         real: The data set; its training split trains, its validation split measures.
         recipe: How it is trained.
         make_network: From a seed to a fresh classifier, for the gates.
-        job: Shows the progress.
+        job: Shows the progress; a KeyboardInterrupt that it raises between two updates ends the training, saved.
         checkpoint_seconds: Time between two checkpoints.
-        stop: Asked behind every update; if it says yes, the state is saved.
-
-    Returns:
-        The prior, or None if it was stopped.
 
     Raises:
         DataError: If a class has too few images, or the prior that is there is damaged.
@@ -74,9 +69,7 @@ def find_prior(
     if few < LEAST_IMAGES:
         raise DataError(f"a prior needs {LEAST_IMAGES} training images of every class; one has {few}")
     trainer = TRAINERS[recipe.kind](recipe, real)
-    seconds = _train(trainer, path / CHECKPOINT, job, checkpoint_seconds, stop)
-    if seconds is None:
-        return None
+    seconds = _train(trainer, path / CHECKPOINT, job, checkpoint_seconds)
     check_contract(trainer.exported)
     gates = measure(trainer.exported, real, make_network)
     notes = {
@@ -91,10 +84,8 @@ def find_prior(
     return load_prior(path, real.spec)
 
 
-def _train(
-    trainer: Trainer, checkpoint: Path, job: StartJob, checkpoint_seconds: float, stop: Callable[[], bool]
-) -> float | None:
-    """Trains from the last checkpoint on; the seconds of all sessions, or None if it was stopped, with its state saved.
+def _train(trainer: Trainer, checkpoint: Path, job: StartJob, checkpoint_seconds: float) -> float:
+    """Trains from the last checkpoint on; the seconds of all sessions.
 
     Raises:
         DataError: If the checkpoint is another training's.
@@ -118,16 +109,17 @@ def _train(
 
     def note(done: int) -> None:
         nonlocal saved
-        update(done)
+        try:
+            update(done)
+        except KeyboardInterrupt:  # who watches may end it here, between two updates
+            save()
+            raise
         if time.perf_counter() - saved >= checkpoint_seconds:
             save()
             saved = time.perf_counter()
 
     with job(f"train the prior ({trainer.recipe.kind})", trainer.recipe.steps) as update:
-        finished = trainer.run(note, stop)
-    if not finished:
-        save()
-        return None
+        trainer.run(note)
     return spent + time.perf_counter() - begun
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from dd_plugins.api import DataError, DDPluginsError, parse_config, read_tensors
 from dd_plugins.priors.base import check_contract
 from dd_plugins.priors.convert import WEIGHTS, convert
-from dd_plugins.priors.store import StoredPrior, load_prior, save_prior
+from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, save_prior
 from dd_plugins.priors.stylegan import StyleGan, StyleGanConfig
 
 KIND = "stylegan-xl"
@@ -28,15 +28,20 @@ def convert_stylegan(source: Path, to: Path, key: str = "G_ema", licence: str = 
 
     Args:
         source: The pickle.
-        to: The prior's folder.
+        to: The prior's folder, new or empty.
         key: Which of its networks.
         licence: Of the weights, for records.
 
     Raises:
-        DataError: If the file is no such pickle, asks for anything that is not harmless, or holds another network.
+        DataError: If the file is no such pickle, asks for anything that is not harmless, or holds another network; or
+            if the folder is not empty.
     """
-    if (to / "prior.json").exists():
+    if not source.is_file():
+        raise DataError(f"{source} is {'a folder, not a pickle' if source.is_dir() else 'not there'}")
+    if (to / ABOUT).exists():
         raise DataError(f"{to}: a prior is there already; choose another folder")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise DataError(f"{to} is {'not empty' if to.is_dir() else 'a file'}; choose another folder")
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent) as folder:
         about = convert(source, Path(folder), key)

@@ -97,8 +97,8 @@ class Trainer(ABC):
             labels: int64, ``(N,)``.
         """
 
-    def run(self, on_step: Callable[[int], None] = lambda done: None, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Takes all updates that are left; returns whether all are done.
+    def run(self, on_step: Callable[[int], None] = lambda done: None) -> None:
+        """Takes all updates that are left, and says behind each how many are done.
 
         Raises:
             DivergedError: If a loss is NaN or infinite.
@@ -111,9 +111,6 @@ class Trainer(ABC):
                 raise DivergedError(f"NaN or infinite loss of the prior behind update {self.step}")
             self._average()
             on_step(self.step)
-            if stop():
-                break
-        return self.step >= self.recipe.steps
 
     def draw_noise(self, count: int) -> Tensor:
         """Noise from N(0, 1): float, ``(count, noise)``, on the data's device."""
