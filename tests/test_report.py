@@ -25,7 +25,13 @@ def record(seed, trials, method="hmn", protocol="dsa"):
         "id": f"id{seed}",
         "name": method,
         "data": {"name": "example", "origin": "made"},
-        "config": {"ipc": 1, "seed": seed, "method": method, "protocol": {}, "parameterization": {"name": method}},
+        "config": {
+            "ipc": 1,
+            "seed": seed,
+            "method": method,
+            "protocol": {"network": {"name": "convnet"}},
+            "parameterization": {"name": method},
+        },
         "storage": {"elements": 100, "bytes": 400, "budget": 128},
         "images_per_class": [3, 4],
         "condensation": {"seconds": 10.0 * seed},
@@ -69,6 +75,37 @@ def test_subsets_are_told_apart_by_their_seed_and_not_by_rounding(seeds, counted
 def test_other_methods_and_protocols_stay_apart():
     made = [record(1, [0.8]), record(1, [0.8], protocol="idc"), record(1, [0.7], method="pixel")]
     assert len(rows(made)) == 5
+
+
+def test_scores_on_other_networks_are_one_row_with_their_mean():
+    made = []
+    for seed, shift in ((1, 0.0), (2, 0.1)):
+        single = record(seed, [0.8], protocol="dsa[epochs=2]")
+        for network, accuracy in (("vit", 0.2), ("alexnet", 0.4), ("resnet18", 0.6)):
+            protocol = {"protocol": f"dsa[network.name={network},epochs=2]", "protocol_hash": network}
+            score = {**protocol, "network": network, "trials": [accuracy + shift]}
+            single["scores"].append(score)
+            single["yardsticks"].append({**single["yardsticks"][0], **score, "trials": [0.1], "seed": seed})
+        made.append(single)
+    found = {(row[3], row[4]): dict(zip(HEADER, row, strict=True)) for row in rows(made)}
+    mean = "mean of alexnet, resnet18, vit"
+    assert set(found) == {(network, name) for network in ("convnet", mean) for name in ("hmn", "random real")}
+    row = found[mean, "hmn"]
+    assert (row["protocol"], row["condensations"]) == ("dsa[epochs=2]", "2")
+    low, high = stats.t.interval(0.95, 1, loc=0.45, scale=stats.sem([0.4, 0.5]))
+    assert row["accuracy %"] == f"45.0 +- {100 * (high - low) / 2:.1f}"
+    assert found[mean, "random real"]["accuracy %"] == "10.0 +- 0.0"
+
+
+def test_one_other_network_keeps_its_row():
+    made = record(1, [0.8])
+    made["scores"].append(
+        {"protocol": "dsa[network.name=vit]", "protocol_hash": "v", "network": "vit", "trials": [0.2]}
+    )
+    assert sorted(row[2:4] for row in rows([made]) if row[4] == "hmn") == [
+        ("dsa", "convnet"),
+        ("dsa[network.name=vit]", "vit"),
+    ]
 
 
 def test_rows_that_look_alike_tell_the_settings_that_differ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +15,7 @@ from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.runner.config import flatten
 from dd_plugins.api import UsageError
 
+NETWORK_SETTINGS = re.compile(r"network\.\w+=[^,\]]*,?")  # in a protocol's label
 HEADER = (
     "data set", "IPC", "protocol", "network", "method", "elements", "images/class", "condensations", "trials",
     "accuracy %", "steps", "seconds", "processor seconds",
@@ -60,11 +62,12 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """One row for each method, cell and protocol; runs that differ by their seed alone are put together.
 
     The interval is a 95 % t-interval over condensations, each represented by the mean of its trials; with a single
-    condensation it is over the trials, and says so.
+    condensation it is over the trials, and says so. Scores on several networks other than the protocol's own stand in
+    one row: their mean, trial by trial.
     """
     groups: dict[tuple[str, ...], list[_Member]] = {}
     for record in records:
-        for entry in [*record["scores"], *record["yardsticks"]]:
+        for entry in _other_networks_as_one([*record["scores"], *record["yardsticks"]], record):
             own = "name" not in entry
             holder = record if own else entry
             key = _key(record, entry, holder, _condensed(record) if own else "")
@@ -76,6 +79,26 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     labels = _labels(list(groups))
     ordered = sorted(groups.items(), key=lambda item: (item[0][0], int(item[0][1]), *item[0][2:5], _time(item[1])))
     return [_row((*key[:4], key[4] + labels[key], *key[5:]), members) for key, members in ordered]
+
+
+def _other_networks_as_one(entries: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries, those on other networks put together where everything else about them is the same."""
+    own = record["config"]["protocol"]["network"]["name"]
+    found = [entry for entry in entries if entry["network"] == own]
+    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        if entry["network"] != own:
+            protocol = NETWORK_SETTINGS.sub("", entry["protocol"]).replace(",]", "]").removesuffix("[]")
+            key = (protocol, entry.get("name"), entry.get("seed"), len(entry["trials"]))
+            alike.setdefault(key, []).append(entry)
+    for (protocol, *_), same in alike.items():
+        networks = sorted(entry["network"] for entry in same)
+        if len(same) == 1 or len(set(networks)) < len(same):  # one alone, or one network in several sizes
+            found += same
+            continue
+        trials = [fmean(trial) for trial in zip(*(entry["trials"] for entry in same), strict=True)]
+        found.append({**same[0], "protocol": protocol, "network": f"mean of {', '.join(networks)}", "trials": trials})
+    return found
 
 
 def _key(
