@@ -75,6 +75,7 @@ class ScoreContext:
         on_update: Called with (done, total) updates.
         folder: Where it may keep what lets an interrupted score go on; None: nowhere.
         full_accuracy: Accuracy of the whole training set under the native evaluator, a fraction; None: not known.
+        protocol: How the set's run was scored, for a benchmark that follows it; None: not known.
     """
 
     real: RealData
@@ -84,6 +85,7 @@ class ScoreContext:
     on_update: Callable[[int, int], None] | None = None
     folder: Path | None = None
     full_accuracy: float | None = None
+    protocol: Mapping[str, Any] | None = None
 
 
 class Benchmark(ABC):

@@ -21,7 +21,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from math import exp
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
@@ -33,6 +32,7 @@ from torch import Tensor
 from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from benchmark_adapters.formats.base import rescaled
 from benchmark_adapters.formats.published import OF_DDRANKING
+from benchmark_adapters.robustness import robust_score
 from dd_plugins.api import DataSpec, PluginConfig, RealData, SyntheticSet, UsageError, write_tensors
 
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "TinyImageNet"}
@@ -168,12 +168,6 @@ class DDRankingBenchmark(Benchmark):
 
 METRICS = ("LRS", "HLR", "IOR", "IOR_decoded", "LRS_decoded", "LRS_package", "accuracy", "random", "random_decoded")
 DEFECTS = ("learning rates are chosen on the test set", "epochs are chosen on the test set")
-
-
-def robust_score(recovery: float, improvement: float, weight: float) -> float:
-    """LRS on fractions: ``(e^a - e^-1) / (e - e^-1)`` with ``a = weight IOR - (1 - weight) HLR``; from 0 to 1."""
-    alpha = weight * improvement - (1 - weight) * recovery
-    return (exp(alpha) - exp(-1)) / (exp(1) - exp(-1))
 
 
 def _finished(row: dict[str, Any], weight: float) -> dict[str, Any]:

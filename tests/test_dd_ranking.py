@@ -10,7 +10,8 @@ import torch
 from tiny_runs import command, run
 
 from benchmark_adapters.base import Cell, ScoreContext
-from benchmark_adapters.dd_ranking import DDRankingBenchmark, _three_channels, robust_score
+from benchmark_adapters.dd_ranking import DDRankingBenchmark, _three_channels
+from benchmark_adapters.robustness import robust_score
 from dd_plugins.api import DataSpec, RawData, StorageLedger, SyntheticSet, UsageError
 from dd_plugins.datasets import build_real_data
 from dd_plugins.seeds import make_generator
@@ -115,7 +116,8 @@ def test_without_the_extra_it_says_what_to_install_before_anything_runs(tmp_path
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--set", "benchmark.epochs=5"], "no other benchmark scores the set; --benchmark NAME names one"),
+        (["--set", "benchmark.epochs=5"], "no such benchmark scores the set; --benchmark NAME names one"),
+        (["--benchmark", "native", "--set", "dd-ranking:benchmark.epochs=5"], "no such benchmark scores the set"),
         (["--benchmark", "dc"], "unknown benchmark 'dc'"),
         (["--benchmark", "dd-ranking", "--set", "benchmark.epoch=5"], "benchmark.epoch; did you mean epochs"),
     ],

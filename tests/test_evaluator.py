@@ -9,8 +9,7 @@ from scipy import stats
 
 from benchmark_adapters import evaluator
 from benchmark_adapters.base import Cell, ScoreContext
-from benchmark_adapters.evaluator import Protocol, evaluate, load_protocol
-from benchmark_adapters.native import NativeBenchmark
+from benchmark_adapters.evaluator import Protocol, evaluate
 from benchmark_adapters.report.statistics import Estimate
 from dd_plugins.api import StorageLedger, SyntheticSet
 from dd_plugins.datasets import load_dataset
@@ -136,15 +135,6 @@ def test_step_matched_protocol_takes_the_updates_of_the_budget(real):
     evaluate(_set(real, slice(0, 40)), _protocol(1, match_updates=True), CELL, context)
     assert set(updates) == {3 * math.ceil(1 * 10 / 8)}  # epochs x batches of ipc x classes images, not of 40
     assert len(updates) == updates[0]
-
-
-def test_native_benchmark_carries_name_and_hash(real):
-    protocol = _protocol()
-    chosen = _set(real, slice(0, 20))
-    scores = NativeBenchmark({"protocol": protocol}).score(chosen, CELL, ScoreContext(real, CPU))
-    assert scores.trials == evaluate(chosen, protocol, CELL, ScoreContext(real, CPU))
-    assert (scores.protocol, scores.protocol_hash, scores.metric) == ("tiny", protocol.hash, "accuracy")
-    assert NativeBenchmark().protocol == load_protocol("dsa")
 
 
 @pytest.mark.parametrize("change", [{"epochs": 4}, {"lr": 0.2}, {"augmentation": "none"}, {"match_updates": True}])

@@ -50,7 +50,7 @@ def _refused(capsys, *words):
 def test_a_run_is_scored_by_default_as_it_was(done, monkeypatch):
     out, folder = done
     before = _read(folder)
-    monkeypatch.setattr("benchmark_adapters.native.evaluate", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("benchmark_adapters.runner.scoring.evaluate", lambda *_: pytest.fail("scored again"))
     assert command("eval", folder.path.name, "--out", out, "--device", "cpu") == 0
     assert _read(folder) == before
 
@@ -72,7 +72,9 @@ def test_several_networks_join_the_record(done, capsys):
 def test_another_protocol_by_name_leaves_the_runs_own_changes_behind(done, monkeypatch):
     out, folder = done
     seen = []
-    monkeypatch.setattr("benchmark_adapters.native.evaluate", lambda _, p, *__: seen.append(p) or (0.5,) * p.trials)
+    monkeypatch.setattr(
+        "benchmark_adapters.runner.scoring.evaluate", lambda _, p, *__: seen.append(p) or (0.5,) * p.trials
+    )
     assert command("eval", folder.path, "--protocol", "dc", "--out", out, "--device", "cpu") == 0
     assert seen == [load_protocol("dc")] * 3  # the set and two yardsticks
     assert _read(folder)["scores"][-1]["protocol"] == "dc"

@@ -39,7 +39,7 @@ if where == "fsync":
     os.fsync = signalling(os.fsync, int(count), int(number))
 else:
     import benchmark_adapters.runner.condense as condense
-    import benchmark_adapters.native as scoring
+    import benchmark_adapters.runner.scoring as scoring
     owner, name = {"step": (condense, "checked_match"), "trained": (scoring, "evaluate")}[where]
     setattr(owner, name, signalling(getattr(owner, name), int(count), int(number)))
 

@@ -91,7 +91,7 @@ def test_yardsticks_stand_beside_and_are_cached(done, monkeypatch):
     assert whole["name"] == "whole training set, same updates"
     assert sum(whole["images_per_class"]) == len(real.train) + len(real.validation)
     assert len(list((out / "yardsticks").iterdir())) == 2
-    monkeypatch.setattr("benchmark_adapters.native.evaluate", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("benchmark_adapters.runner.scoring.evaluate", lambda *_: pytest.fail("scored again"))
     assert run(out)["yardsticks"] == record["yardsticks"]
 
 

@@ -19,6 +19,8 @@ EPILOG = """
 
 `dd-bench eval 3f2a90c1d4 --benchmark dd-ranking --set benchmark.evaluations=1` by another benchmark's own code
 
+`dd-bench eval 3f2a90c1d4 --benchmark native` by DD-Ranking's definitions, with nothing chosen on test images
+
 `dd-bench eval synthetic.safetensors --dataset cifar10 --protocol dsa-steps`
 """
 
@@ -50,7 +52,7 @@ def evaluate(
     from rich.console import Console
 
     from benchmark_adapters.report.tables import benchmarks_table, score_table
-    from benchmark_adapters.runner.benchmarks import NATIVE, make_benchmark, score_by, split_settings
+    from benchmark_adapters.runner.benchmarks import make_benchmark, score_by, split_settings
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.rescore import crfd, rescore
@@ -70,14 +72,12 @@ def evaluate(
             said = f"class-relevant feature distance to the real training images{judge}: {value:.6g}"
             console.print(said, highlight=False)
         return
-    others = [name for name in benchmark or [] if name != NATIVE]
-    own, settings = split_settings(assignments or [], others)
-    if others:
-        for name, made in [(name, make_benchmark(name, settings)) for name in others]:
+    own, settings = split_settings(assignments or [], benchmark or [])
+    if settings:
+        for name, made in [(name, make_benchmark(name, each)) for name, each in settings.items()]:
             record = score_by(name, made, stored, dataset, param, options, Reporter(console))
         console.print(benchmarks_table(record))
-        if NATIVE not in (benchmark or []):
-            return
+        return
     own = [*own, *([f"protocol.trials={trials}"] if trials else [])]
     record, scores, ipc = rescore(stored, networks, protocol, dataset, param, own, options, Reporter(console))
     for score in scores:

@@ -71,7 +71,7 @@ BenchmarkName = Annotated[
     list[str] | None,
     typer.Option(
         "--benchmark",
-        help="Scores the set too, beside the native evaluator; repeatable.",
+        help="Scores the set too; repeatable (dd-bench list benchmark).",
         rich_help_panel=RUN_PANEL,
         autocompletion=lambda: complete("benchmark"),
     ),

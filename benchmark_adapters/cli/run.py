@@ -46,7 +46,7 @@ EPILOG = """
 
 `dd-bench run --param hmn --ipc 10 --prune aum` condenses a tenth more and prunes it at both ends
 
-`dd-bench run --param hmn --benchmark dd-ranking --set benchmark.network=MLP --set benchmark.epochs=100`
+`dd-bench run --param hmn --benchmark native --benchmark dd-ranking --set dd-ranking:benchmark.epochs=100`
 
 `dd-bench run --param hmn --set parameterization.memory_lr=0.03 --set network.width=32 --dry-run`
 
@@ -84,7 +84,7 @@ def run(
     """Distil a data set into a small synthetic one, store it, reload it and score it."""
     from rich.console import Console
 
-    from benchmark_adapters.runner.benchmarks import NATIVE, make_benchmark, score_by, split_settings
+    from benchmark_adapters.runner.benchmarks import make_benchmark, score_by, split_settings
     from benchmark_adapters.runner.config import resolve
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.pipeline import Interrupted
@@ -104,10 +104,10 @@ def run(
         "seed": seed,
         "steps": steps,
     }
-    others = [name for name in benchmark or [] if name != NATIVE]
-    own, settings = split_settings(assignments or [], others)
+    own, settings = split_settings(assignments or [], benchmark or [])
     resolved = resolve(flags, own, config)
-    made = {name: make_benchmark(name, settings) for name in others}  # what is missing is told before hours are spent
+    # What is missing is told before hours are spent.
+    made = {name: make_benchmark(name, each) for name, each in settings.items()}
     options = Options(out, choose_device(device), data_root, full_data, chunk, checkpoint_seconds)
     console = Console()
     if dry_run:

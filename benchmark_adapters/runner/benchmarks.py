@@ -17,20 +17,28 @@ from dd_plugins import registry
 from dd_plugins.api import MissingExtraError, UsageError
 
 PREFIX = "benchmark."
-NATIVE = "native"
 
 
-def split_settings(assignments: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Assignments for the run, and those for its benchmarks (``benchmark.KEY=VALUE``), nested.
+def split_settings(assignments: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Assignments for the run, and nested those for each benchmark.
+
+    ``benchmark.KEY=VALUE`` is for all benchmarks that take part, ``NAME:benchmark.KEY=VALUE`` for one.
 
     Raises:
         UsageError: If there are settings for a benchmark and none takes part.
     """
-    own = [text for text in assignments if text.startswith(PREFIX)]
-    if own and not [name for name in names if name != NATIVE]:
-        raise UsageError(f"--set {own[0]}: no other benchmark scores the set; --benchmark NAME names one")
-    others = [text for text in assignments if not text.startswith(PREFIX)]
-    return others, settings_of([text.removeprefix(PREFIX) for text in own])
+    own: list[str] = []
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for text in assignments:
+        name, colon, rest = text.partition(f":{PREFIX}")
+        if not colon and not text.startswith(PREFIX):
+            own.append(text)
+        elif not names or (colon and name not in names):
+            raise UsageError(f"--set {text}: no such benchmark scores the set; --benchmark NAME names one")
+        else:
+            for chosen in [name] if colon else names:
+                found[chosen].append(rest if colon else text.removeprefix(PREFIX))
+    return own, {name: settings_of(texts) for name, texts in found.items()}
 
 
 def make_benchmark(name: str, settings: Mapping[str, Any]) -> Benchmark:
@@ -72,18 +80,26 @@ def score_by(
         The record.
     """
     loaded = load_set(stored, dataset, trusted, options)
-    key, begun = f"{name}/{benchmark.key()}", time.perf_counter()
-    with loaded.folder.locked():
+    begun = time.perf_counter()
+    with loaded.folder.locked(), reporter.job(f"benchmark {name}", 1) as job:
         record = read_record_file(loaded.folder.record) or loaded.record
         reporter.say(f"benchmark {name}")
-        folder = loaded.folder
+        folder, made_under = loaded.folder, loaded.made_under
+        key = "/".join([name, benchmark.key(), *([made_under["name"]] if made_under else [])])
+
+        def on_update(done: int, total: int) -> None:
+            job.total = total
+            job.update(done)
+
         context = ScoreContext(
             loaded.real,
             options.device,
             known=folder.known_trials(key),
             on_trial=lambda trial, score: folder.add_trial(key, trial, score),
+            on_update=on_update,
             folder=folder.path,
             full_accuracy=_full(record),
+            protocol=made_under,
         )
         scores = benchmark.score(loaded.synthetic, Cell(loaded.real.spec.name, loaded.ipc, ""), context)
         entry = {
@@ -98,7 +114,8 @@ def score_by(
             "extra": scores.extra,
             "seconds": round(time.perf_counter() - begun, 2),
         }
-        others = [e for e in record.get("benchmarks", []) if (e["name"], e["protocol_hash"]) != (name, benchmark.key())]
+        same = (name, scores.protocol_hash)
+        others = [e for e in record.get("benchmarks", []) if (e["name"], e["protocol_hash"]) != same]
         record = {**record, "benchmarks": [*others, entry]}
         write_json(folder.record, record)
     return record

@@ -220,7 +220,7 @@ def _choose(
             title = f"candidate {position + 1} of {len(candidates)}"
             place = f"{CANDIDATE}{position}/{larger[:10]}/{protocol.hash}/{protocol.network.name}"
             found = score_trials(part, protocol, config.ipc, title, folder, real, options.device, reporter, place)
-            scored[same] = found.trials
+            scored[same] = found
         accuracies = scored[same]
         settings = strategy.config.model_dump(mode="json")
         tried.append({"settings": settings, "accuracy": fmean(accuracies), "trials": list(accuracies)})

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
-from benchmark_adapters.evaluator import Protocol
+from benchmark_adapters.base import Cell, ScoreContext
+from benchmark_adapters.evaluator import NAME, Protocol, evaluate
 from benchmark_adapters.runner.config import RunConfig
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.store import RunFolder, read_record_file, write_json
 from benchmark_adapters.runner.system import versions
-from dd_plugins import registry
-from dd_plugins.api import RealData, Split, StorageBudget, StorageLedger, SyntheticSet
-from dd_plugins.seeds import make_generator, seed_for
+from benchmark_adapters.yardsticks import random_subset, whole_set
+from dd_plugins.api import RealData, SyntheticSet
 
 LARGE = 10_000  # training images from which on the whole set is scored on demand only
 
@@ -39,8 +38,8 @@ def score_set(
         return record
     begun = time.perf_counter()
     title = f"evaluate ({protocol.name}, {protocol.network.name})"
-    scored = score_trials(synthetic, protocol, ipc, title, folder, real, device, reporter)
-    score = _entry(scored, protocol, seconds=round(time.perf_counter() - begun, 2))
+    trials = score_trials(synthetic, protocol, ipc, title, folder, real, device, reporter)
+    score = _entry(trials, protocol, seconds=round(time.perf_counter() - begun, 2))
     scores = list(record["scores"])
     add_score(scores, score)
     return {**record, "scores": scores}
@@ -50,14 +49,11 @@ def yardsticks(
     config: RunConfig, real: RealData, out: Path, device: torch.device, reporter: Reporter, full_data: bool
 ) -> list[dict[str, Any]]:
     """A random real subset of the same budget and, on small sets or on demand, the whole training set; cached."""
-    subset = registry.load("parameterization", "pixel")(real.spec, StorageBudget.for_ipc(real.spec, config.ipc))
-    subset.to(device).reset(make_generator(seed_for("random subset", config.seed)), real)
-    random_real = SyntheticSet("random real", real.spec, subset.decode(), subset.labels, subset.storage())
-    sets = [(random_real, {"seed": config.seed})]
+    sets = [(random_subset(real, config.ipc, config.seed, device), {"seed": config.seed})]
     if full_data or len(real.train) + len(real.validation) <= LARGE:
         # A step-matched protocol trains it no longer than the synthetic set, and the row says so.
         matched = ", same updates" if config.protocol.train.match_updates else ""
-        sets.append((_whole(real, f"whole training set{matched}", config.protocol.split), {}))
+        sets.append((whole_set(real, f"whole training set{matched}", config.protocol.split), {}))
     return [_yardstick(chosen, extra, config, real, out, device, reporter) for chosen, extra in sets]
 
 
@@ -106,9 +102,9 @@ def _score_yardstick(
     reporter: Reporter,
 ) -> dict[str, Any]:
     protocol = config.protocol
-    scored = score_trials(chosen, protocol, config.ipc, f"yardstick: {chosen.name}", folder, real, device, reporter)
+    trials = score_trials(chosen, protocol, config.ipc, f"yardstick: {chosen.name}", folder, real, device, reporter)
     found = {
-        **_entry(scored, protocol),
+        **_entry(trials, protocol),
         "name": chosen.name,
         "elements": chosen.ledger.elements,
         "bytes": chosen.ledger.nbytes,
@@ -137,7 +133,7 @@ def score_trials(
     device: torch.device,
     reporter: Reporter,
     key: str | None = None,
-) -> Scores:
+) -> tuple[float, ...]:
     """Scores a set trial by trial: those that the folder knows are not repeated, the others are kept there.
 
     Args:
@@ -165,39 +161,17 @@ def score_trials(
             on_trial=lambda trial, score: folder.add_trial(key, trial, score),
             on_update=on_update,
         )
-        return _benchmark(protocol).score(synthetic, Cell(real.spec.name, ipc, protocol.network.name), context)
+        return evaluate(synthetic, protocol, Cell(real.spec.name, ipc, protocol.network.name), context)
 
 
-def _whole(real: RealData, name: str, split: str) -> SyntheticSet:
-    """The whole training set; the validation images are part of it unless it is scored on them."""
-    joined = (
-        real.train
-        if split == "validation"
-        else Split(
-            real.spec,
-            real.train.pixels,
-            torch.cat([real.train.labels, real.validation.labels]),
-            torch.cat([real.train.index, real.validation.index]),
-        )
-    )
-    images = joined.images()
-    ledger = StorageLedger.of([("images", images)])
-    return SyntheticSet(name, real.spec, images, joined.labels, ledger)
-
-
-def _benchmark(protocol: Protocol) -> Benchmark:
-    made: Benchmark = registry.load("benchmark", "native")({"protocol": protocol})
-    return made
-
-
-def _entry(scores: Scores, protocol: Protocol, **notes: Any) -> dict[str, Any]:
+def _entry(trials: tuple[float, ...], protocol: Protocol, **notes: Any) -> dict[str, Any]:
     return {
-        "benchmark": scores.benchmark,
-        "protocol": scores.protocol,
-        "protocol_hash": scores.protocol_hash,
+        "benchmark": NAME,
+        "protocol": protocol.name,
+        "protocol_hash": protocol.hash,
         "network": protocol.network.name,
         "split": protocol.split,
-        "trials": list(scores.trials),
+        "trials": list(trials),
         **notes,
     }
 

@@ -1,0 +1,155 @@
+"""The native benchmark: HLR, IOR, LRS and ARS from accuracies, by closed forms; which sets are trained on, and once."""
+
+import json
+from math import e, exp
+
+import pytest
+import torch
+from tiny_runs import command, run
+
+from benchmark_adapters import native
+from benchmark_adapters.base import Cell, ScoreContext
+from benchmark_adapters.evaluator import Protocol, evaluate, load_protocol
+from benchmark_adapters.native import NativeBenchmark
+from benchmark_adapters.robustness import augmentation_score
+from dd_plugins.api import ConfigError, StorageLedger, SyntheticSet
+from dd_plugins.datasets import load_dataset
+
+CPU = torch.device("cpu")
+CELL = Cell("digits", 1, "")
+
+
+@pytest.fixture(scope="module")
+def real():
+    return load_dataset("digits")
+
+
+def protocol(**train):
+    values = {"epochs": 2, "batch_size": 8, "augmentation": "dsa", **train}
+    return Protocol.model_validate(
+        {"name": "tiny", "network": {"name": "convnet", "width": 4}, "train": values, "trials": 2}
+    )
+
+
+def synthetic(real, per_class=3):
+    images = torch.cat([real.train.images(rows[-per_class:]) for rows in real.train.class_rows()])
+    labels = torch.arange(10).repeat_interleave(per_class)
+    return SyntheticSet("made", real.spec, images, labels, StorageLedger.of([("images", images)]))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Trainings are not done; their accuracies depend on how many images there are, and on the augmentation."""
+    seen = []
+
+    def found(chosen, scored, cell, context):
+        seen.append((len(chosen.targets), scored.train.augmentation))
+        at = {10: 0.5, 30: 0.7, 1442: 0.9}[len(chosen.targets)] - (0.2 if scored.train.augmentation == "none" else 0)
+        at += 0.05 if chosen.name == "made" else 0
+        return (at, at + 0.01)
+
+    monkeypatch.setattr(native, "evaluate", found)
+    return seen
+
+
+def test_all_scores_follow_from_the_accuracies(real, told):
+    scored = NativeBenchmark({"protocol": protocol()}).score(synthetic(real), CELL, ScoreContext(real, CPU))
+    assert scored.trials == pytest.approx((0.75, 0.76))
+    assert (scored.protocol_hash, scored.metric, scored.network) == (protocol().hash, "accuracy", "convnet")
+    found = {name: trials[0] for name, trials in scored.metrics.items()}
+    scale = lambda x: (exp(x) - 1 / e) / (e - 1 / e)  # noqa: E731
+    assert found == pytest.approx(
+        {
+            "random": 0.5,
+            "random_decoded": 0.7,
+            "IOR": 0.25,
+            "IOR_decoded": 0.05,
+            "HLR": 0.15,
+            "LRS": scale((0.25 - 0.15) / 2),
+            "LRS_decoded": scale((0.05 - 0.15) / 2),
+            "plain": 0.55,
+            "random_plain": 0.3,
+            "ARS": scale((0.25 + 0.25) / 2),
+        }
+    )
+    assert sorted(told) == [(10, "dsa"), (10, "none"), (30, "dsa"), (30, "dsa"), (30, "none"), (1442, "dsa")]
+
+
+def test_weights_are_those_asked_for(real, told):
+    settings = {"protocol": protocol(), "weight": 0.25, "augmentation_weight": 0.75, "full_accuracy": 80.0}
+    scored = NativeBenchmark(settings).score(synthetic(real), CELL, ScoreContext(real, CPU))
+    assert scored.metrics["HLR"] == pytest.approx((0.05, 0.04))
+    assert scored.metrics["LRS"][0] == pytest.approx((exp(0.25 * 0.25 - 0.75 * 0.05) - exp(-1)) / (exp(1) - exp(-1)))
+    assert scored.metrics["ARS"][0] == pytest.approx(augmentation_score(0.25, 0.25, 0.75))
+    assert scored.extra["full_accuracy_source"] == "given"
+    assert all(size != 1442 for size, _ in told)
+
+
+def test_what_is_not_known_is_absent(real, told, monkeypatch):
+    monkeypatch.setattr(native, "LARGE", 100)
+    plain = NativeBenchmark({"protocol": protocol(augmentation="none")})
+    scored = plain.score(synthetic(real), CELL, ScoreContext(real, CPU))
+    assert set(scored.metrics) == {"random", "random_decoded", "IOR", "IOR_decoded"}
+    known = plain.score(synthetic(real), CELL, ScoreContext(real, CPU, full_accuracy=0.9))
+    assert known.metrics["HLR"] == pytest.approx((0.35, 0.34))
+
+
+@pytest.mark.parametrize(("augmented", "plain", "score"), [(1.0, 1.0, 1.0), (-1.0, -1.0, 0.0)])
+def test_the_augmentation_score_goes_from_0_to_1(augmented, plain, score):
+    assert augmentation_score(augmented, plain, 0.3) == pytest.approx(score)
+
+
+def test_trials_are_the_evaluators_and_random_images_are_scored_like_the_set(real):
+    chosen, context = synthetic(real), ScoreContext(real, CPU)
+    scored = NativeBenchmark({"protocol": protocol()}).score(chosen, CELL, context)
+    assert scored.trials == evaluate(chosen, protocol(), CELL, context)
+    at_budget = native.random_subset(real, 1, 0, CPU)
+    assert scored.metrics["random"] == evaluate(at_budget, protocol(), CELL, context)
+    assert sorted(at_budget.targets.tolist()) == list(range(10))
+
+
+def test_trainings_on_other_sets_are_kept_and_belong_to_their_pixels(real, tmp_path, monkeypatch):
+    benchmark, context = NativeBenchmark({"protocol": protocol()}), ScoreContext(real, CPU, folder=tmp_path)
+    first = benchmark.score(synthetic(real), CELL, context)
+    trained = []
+    whole = native.evaluate
+
+    def watched(chosen, scored, cell, context):
+        if set(range(scored.trials)) - set(context.known):
+            trained.append((len(chosen.targets), scored.train.augmentation))
+        return whole(chosen, scored, cell, context)
+
+    monkeypatch.setattr(native, "evaluate", watched)
+    kept = tmp_path / f"native-{protocol().hash}.jsonl"
+    kept.write_text(kept.read_text() + '{"set": "cut o')
+    assert benchmark.score(synthetic(real), CELL, context).metrics == first.metrics
+    assert trained == [(30, "dsa")]  # the set itself: whoever asks for a score keeps its trials
+    trained.clear()
+    NativeBenchmark({"protocol": protocol(), "seed": 1}).score(synthetic(real), CELL, context)
+    assert trained == [(30, "dsa"), (10, "dsa"), (30, "dsa"), (10, "none")]
+
+
+def test_protocols_by_name_or_whole(real):
+    assert NativeBenchmark({"protocol": "quick"}).config.protocol == load_protocol("quick")
+    assert NativeBenchmark({"protocol": {"name": "quick"}}).config.protocol == load_protocol("quick")
+    with pytest.raises(ConfigError, match="name of a protocol alone"):
+        NativeBenchmark({"protocol": {"name": "quick", "trials": 1}})
+    with pytest.raises(ConfigError, match="unknown protocol"):
+        NativeBenchmark({"protocol": "quik"})
+
+
+def test_a_run_is_scored_by_its_own_protocol_and_the_numbers_stand_in_its_record(tmp_path, capsys):
+    record = run(tmp_path)
+    words = ["eval", record["id"], "--out", tmp_path, "--device", "cpu", "--benchmark", "native"]
+    assert command(*words, "--set", "native:benchmark.weight=0.3") == 0
+    assert "ARS" in capsys.readouterr().out
+    saved = json.loads((tmp_path / record["id"] / "record.json").read_text())
+    (entry,) = saved["benchmarks"]
+    assert entry["trials"] == saved["scores"][0]["trials"]
+    assert entry["protocol_hash"] == saved["scores"][0]["protocol_hash"]
+    (whole,) = [y for y in saved["yardsticks"] if y["name"].startswith("whole")]
+    assert entry["metrics"]["HLR"] == pytest.approx(
+        [f - t for f, t in zip(whole["trials"], entry["trials"], strict=True)]
+    )
+    assert command(*words) == 0  # again, with other weights: in its place
+    assert len(json.loads((tmp_path / record["id"] / "record.json").read_text())["benchmarks"]) == 1
