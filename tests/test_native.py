@@ -12,7 +12,7 @@ from benchmark_adapters.base import Cell, ScoreContext
 from benchmark_adapters.evaluator import Protocol, evaluate, load_protocol
 from benchmark_adapters.native import NativeBenchmark
 from benchmark_adapters.robustness import augmentation_score
-from dd_plugins.api import ConfigError, StorageLedger, SyntheticSet
+from dd_plugins.api import ConfigError, StorageLedger, SyntheticSet, UsageError
 from dd_plugins.datasets import load_dataset
 
 CPU = torch.device("cpu")
@@ -134,7 +134,7 @@ def test_protocols_by_name_or_whole(real):
     assert NativeBenchmark({"protocol": {"name": "quick"}}).config.protocol == load_protocol("quick")
     with pytest.raises(ConfigError, match="name of a protocol alone"):
         NativeBenchmark({"protocol": {"name": "quick", "trials": 1}})
-    with pytest.raises(ConfigError, match="unknown protocol"):
+    with pytest.raises(UsageError, match="unknown protocol"):
         NativeBenchmark({"protocol": "quik"})
 
 
@@ -147,9 +147,7 @@ def test_a_run_is_scored_by_its_own_protocol_and_the_numbers_stand_in_its_record
     (entry,) = saved["benchmarks"]
     assert entry["trials"] == saved["scores"][0]["trials"]
     assert entry["protocol_hash"] == saved["scores"][0]["protocol_hash"]
-    (whole,) = [y for y in saved["yardsticks"] if y["name"].startswith("whole")]
-    assert entry["metrics"]["HLR"] == pytest.approx(
-        [f - t for f, t in zip(whole["trials"], entry["trials"], strict=True)]
-    )
+    (whole,) = [y["trials"] for y in saved["yardsticks"] if y["name"].startswith("whole")]
+    assert entry["metrics"]["HLR"] == pytest.approx([f - t for f, t in zip(whole, entry["trials"], strict=True)])
     assert command(*words) == 0  # again, with other weights: in its place
     assert len(json.loads((tmp_path / record["id"] / "record.json").read_text())["benchmarks"]) == 1

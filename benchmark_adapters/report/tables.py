@@ -91,7 +91,7 @@ def profile_table(phase: Phase, versions: Mapping[str, str]) -> Table:
 
 
 def benchmarks_table(record: Mapping[str, Any]) -> Table:
-    """The scores of all benchmarks, native and others, one metric a row, each under its own name."""
+    """The scores of all benchmarks, one metric a row, each under its own name."""
     table = Table(
         title=escape(f"{record['name']}, benchmark by benchmark"),
         caption="mean and 95 % t-interval over trials; numbers of different benchmarks or protocols do not compare",
@@ -99,9 +99,7 @@ def benchmarks_table(record: Mapping[str, Any]) -> Table:
     for name in ("benchmark", "protocol", "network", "metric"):
         table.add_column(name, overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
-    rows = [
-        {**score, "benchmark": score.get("benchmark", "native"), "metric": "accuracy"} for score in record["scores"]
-    ]
+    rows = [{**score, "metric": "accuracy"} for score in record["scores"]]
     for entry in [*rows, *record.get("benchmarks", [])]:
         metrics = {entry["metric"]: entry["trials"], **entry.get("metrics", {})}
         for number, (metric, trials) in enumerate(metrics.items()):
