@@ -1,13 +1,16 @@
 """DD-Ranking as a benchmark: the real package scores a set, in a process of its own, and its numbers keep its name.
 
 Source:
-    DD-Ranking, PyPI ``ddranking`` 0.2.0: hard-label recovery, improvement over random and the label-robust score.
+    DD-Ranking, PyPI ``ddranking`` 0.2.0: hard-label recovery, improvement over random, the label-robust score (of hard
+    and of soft labels) and the augmentation-robust score.
 Deviations:
-    The package as released cannot finish a hard-label score, fetches its data, and takes its seeds from the clock: five
-    of its names are replaced while it runs (`dd_ranking_worker`), the record says which, and a release that lacks one
-    of them is refused. Seeds are those of the trials.
-    Its label-robust score is computed on percentages, where it means nothing; it is recomputed on fractions, and the
-    package's own number stands beside it. It chooses the best epoch, and learning rates, on the test set: so do its
+    The package as released cannot finish any of these on tensors, fetches its data, and takes its seeds from the clock:
+    some of its names are replaced while it runs (`dd_ranking_worker`), the record says which, and a release that lacks
+    one of them is refused. Seeds are those of the trials.
+    Sets here have hard labels, so soft ones are a teacher's at every step (its mode M): a network of the package's that
+    is trained here on the real training images, or one of its own from a folder.
+    Its robust scores are computed on percentages, where they mean nothing; they are recomputed on fractions, and the
+    package's own numbers stand beside them. It chooses the best epoch, and learning rates, on the test set: so do its
     numbers here; ``final_epoch`` leaves the first out, ``lr`` the second for the set, but not for random images.
     Random images are drawn at the budget's number of images and at the decoded number: the sign of the improvement can
     depend on which is meant.
@@ -32,7 +35,7 @@ from torch import Tensor
 from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from benchmark_adapters.formats.base import rescaled
 from benchmark_adapters.formats.published import OF_DDRANKING
-from benchmark_adapters.robustness import robust_score
+from benchmark_adapters.robustness import augmentation_score, robust_score
 from dd_plugins.api import DataSpec, PluginConfig, RealData, SyntheticSet, UsageError, write_tensors
 
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "TinyImageNet"}
@@ -41,7 +44,7 @@ WORKER = Path(__file__).with_name("dd_ranking_worker.py")  # needs ddranking and
 
 
 class DDRankingBenchmark(Benchmark):
-    """DD-Ranking's hard-label scores: HLR, IOR and LRS, as its package computes them."""
+    """DD-Ranking's scores: LRS (HLR, IOR) of hard or soft labels, or ARS, as its package computes them."""
 
     needs = "ddranking"
     check_settings: ClassVar[Mapping[str, Any]] = {
@@ -51,13 +54,20 @@ class DDRankingBenchmark(Benchmark):
     class Config(PluginConfig):
         """Settings of DD-Ranking; the defaults are those of its CIFAR presets."""
 
+        score: Literal["hard", "soft", "ars"] = Field(
+            "hard", description="LRS of hard labels, LRS of a teacher's soft labels, or ARS"
+        )
         network: str = Field("ConvNet-3", description="its name of the network: ConvNet-3, ResNet-18, MLP, ...")
         epochs: int = Field(1000, ge=1, description="epochs of every training")
         evaluations: int = Field(5, ge=1, description="evaluations, each with trainings of its own")
         batch: int = Field(256, ge=1, description="images a step")
         lr: float | None = Field(None, gt=0, description="learning rate; None: the best of its five, as for random")
         augmentation: Literal["dsa", "mixup", "cutmix", "none"] = Field("dsa", description="its augmentation")
-        weight: float = Field(0.5, ge=0, le=1, description="weight of IOR against HLR in LRS")
+        weight: float = Field(
+            0.5, ge=0, le=1, description="weight of IOR against HLR in LRS, of augmented trainings in ARS"
+        )
+        teacher_dir: str | None = Field(None, description="soft: folder of its teachers; None: one is trained")
+        teacher_epochs: int = Field(50, ge=1, description="soft: epochs of the teacher, on all training images")
         full_accuracy: float | None = Field(
             None, gt=0, le=100, description="percent that the whole training set gives, from a source of yours"
         )
@@ -75,25 +85,31 @@ class DDRankingBenchmark(Benchmark):
         return [Cell(name, ipc, self.config.network) for name in NAMES for ipc in (1, 10, 50)]
 
     def score(self, synthetic: SyntheticSet, cell: Cell, context: ScoreContext) -> Scores:
-        """LRS in fractions, one an evaluation; HLR, IOR and the package's own numbers beside it.
+        """LRS or ARS in fractions, one an evaluation; what it is made of and the package's own numbers beside it.
 
         Raises:
             UsageError: If the package cannot take such a set.
             BenchmarkFailed: If its code fails, with the last line of its own words.
         """
         _check(synthetic.data, self.config.network)
-        full, source = self._full(context)
+        score = self.config.score
+        if score != "hard" and len(set(torch.bincount(synthetic.targets).tolist())) > 1:
+            raise UsageError(
+                f"dd-ranking ({score}) takes as many images of every class; benchmark.score=hard takes any"
+            )
+        full, source = (0.0, "not needed") if score == "ars" else self._full(context)
         rows = _earlier(self._kept(context), full)
         wanted = [trial for trial in range(self.config.evaluations) if trial not in rows]
         if wanted:
             rows |= self._run(synthetic, cell, context, full, wanted)
         chosen = [rows[trial] for trial in range(self.config.evaluations)]
         metrics = {name: tuple(float(row[name]) for row in chosen) for name in METRICS if name in chosen[0]}
-        notes = {"full_accuracy": full, "full_accuracy_source": source, **chosen[0]["notes"]}
+        notes = {"full_accuracy": full or None, "full_accuracy_source": source, **chosen[0]["notes"]}
         notes["defects"] = DEFECTS[: 1 if self.config.final_epoch else 2]
-        trials = metrics.pop("LRS")
-        name = f"hard labels, {self.config.epochs} epochs"
-        return Scores("dd-ranking", name, self.key(), "LRS", trials, self.config.network, metrics, notes)
+        metric = "ARS" if score == "ars" else "LRS"
+        trials = metrics.pop(metric)
+        name = f"{PROTOCOLS[score]}, {self.config.epochs} epochs"
+        return Scores("dd-ranking", name, self.key(), metric, trials, self.config.network, metrics, notes)
 
     def _full(self, context: ScoreContext) -> tuple[float, str]:
         """Percent that the whole training set gives, and who says so."""
@@ -127,7 +143,7 @@ class DDRankingBenchmark(Benchmark):
                 {},
             )
             task = {
-                **config.model_dump(exclude={"python"}),
+                **config.model_dump(exclude={"python", "teacher_dir"}),
                 "dataset": NAMES.get(real.spec.name, real.spec.name),
                 "classes": real.spec.num_classes,
                 "ipc": cell.ipc,
@@ -135,10 +151,18 @@ class DDRankingBenchmark(Benchmark):
                 "trials": list(wanted),
                 "mirror": real.spec.mirror,
                 "device": str(context.device),
+                "teachers": str(self._teachers(context) or Path(folder) / "teachers"),
+                "teacher_epochs": 0 if config.teacher_dir else config.teacher_epochs,  # theirs is there, or refused
             }
             (Path(folder) / "task.json").write_text(json.dumps(task))
             words = [config.python or sys.executable, "-P", str(WORKER), folder]
             return self._follow(words, context, full, Path(folder) / "words.txt")
+
+    def _teachers(self, context: ScoreContext) -> Path | None:
+        """Folder of teachers in the package's layout: theirs, or where those that are trained here are kept."""
+        if self.config.teacher_dir is not None:
+            return Path(self.config.teacher_dir).absolute()
+        return context.folder and context.folder.absolute() / f"dd-ranking-teachers-{self.config.teacher_epochs}"
 
     def _kept(self, context: ScoreContext) -> Path | None:
         """Where evaluations are kept with all their numbers; None if nowhere."""
@@ -154,35 +178,48 @@ class DDRankingBenchmark(Benchmark):
         ):
             for line in process.stdout or ():
                 row = {**_finished(json.loads(line), self.config.weight), "full_accuracy": full}
+                score = row["ARS" if self.config.score == "ars" else "LRS"]
                 rows[row["trial"]] = row
                 if keep is not None:
                     with keep.open("a") as file:
                         file.write(json.dumps(row) + "\n")
                 if context.on_trial:
-                    context.on_trial(row["trial"], row["LRS"])
+                    context.on_trial(row["trial"], score)
         if process.returncode:
             last = (log.read_text(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"])[-1]
             raise BenchmarkFailed(f"dd-ranking failed: {last}")
         return rows
 
 
-METRICS = ("LRS", "HLR", "IOR", "IOR_decoded", "LRS_decoded", "LRS_package", "accuracy", "random", "random_decoded")
+PROTOCOLS = {
+    "hard": "hard labels",
+    "soft": "soft labels of a teacher",
+    "ars": "hard labels, with and without augmentation",
+}
+METRICS = (
+    "LRS", "HLR", "IOR", "IOR_decoded", "LRS_decoded", "LRS_package", "accuracy", "accuracy_hard", "random",
+    "random_decoded", "ARS", "IOR_plain", "IOR_plain_decoded", "ARS_decoded", "ARS_package", "plain", "random_plain",
+    "random_decoded_plain",
+)  # fmt: skip
+PERCENTAGES = (
+    "HLR", "IOR", "IOR_plain", "accuracy", "accuracy_hard", "random", "random_decoded", "plain", "random_plain",
+    "random_decoded_plain",
+)  # fmt: skip
 DEFECTS = ("learning rates are chosen on the test set", "epochs are chosen on the test set")
 
 
 def _finished(row: dict[str, Any], weight: float) -> dict[str, Any]:
     """The row of one evaluation with what follows from its accuracies; percentages become fractions."""
-    recovery, improvement = row["HLR"] / 100, row["IOR"] / 100
-    decoded = (row["accuracy"] - row["random_decoded"]) / 100
-    made = {
-        "HLR": recovery,
-        "IOR": improvement,
-        "IOR_decoded": decoded,
-        "LRS": robust_score(recovery, improvement, weight),
-        "LRS_decoded": robust_score(recovery, decoded, weight),
-        **{name: row[name] / 100 for name in ("accuracy", "random", "random_decoded")},
-    }
-    return {**row, **made}
+    made = {**row, **{name: row[name] / 100 for name in PERCENTAGES if name in row}}
+    made["IOR_decoded"] = made["accuracy"] - made["random_decoded"]
+    if "HLR" in made:
+        for end in ("", "_decoded"):
+            made[f"LRS{end}"] = robust_score(made["HLR"], made[f"IOR{end}"], weight)
+    else:
+        made["IOR_plain_decoded"] = made["plain"] - made["random_decoded_plain"]
+        for end in ("", "_decoded"):
+            made[f"ARS{end}"] = augmentation_score(made[f"IOR{end}"], made[f"IOR_plain{end}"], weight)
+    return made
 
 
 def _earlier(file: Path | None, full: float) -> dict[int, dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import command, run
 
-from benchmark_adapters.base import Cell, ScoreContext
+from benchmark_adapters.base import BenchmarkFailed, Cell, ScoreContext
 from benchmark_adapters.dd_ranking import DDRankingBenchmark, _three_channels
 from benchmark_adapters.robustness import robust_score
 from dd_plugins.api import DataSpec, RawData, StorageLedger, SyntheticSet, UsageError
@@ -152,6 +152,9 @@ def test_its_numbers_follow_from_its_accuracies(tmp_path):
     assert told == dict(enumerate(scores.trials))
     assert scores.extra["full_accuracy_source"] == "given"
     assert any("save_results" in patch for patch in scores.extra["patches"])
+    assert set(scores.metrics) == {
+        "HLR", "IOR", "IOR_decoded", "LRS_decoded", "LRS_package", "accuracy", "random", "random_decoded",
+    }  # fmt: skip
 
 
 @package
@@ -177,6 +180,69 @@ def test_random_images_are_drawn_at_the_budget_and_at_the_decoded_number(tmp_pat
     assert scores.metrics["IOR"] != scores.metrics["IOR_decoded"]
     same, _ = scored(real, real_set(real, each=1), ipc=1, evaluations=1)
     assert set(same.metrics) == set(scores.metrics)
+
+
+def on_scale(exponent):
+    return (math.exp(exponent) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+@package
+@pytest.mark.parametrize("each", [1, 3])
+def test_soft_labels_recover_by_hard_ones_and_improve_by_soft_ones(each, tmp_path):
+    real = made_up()
+    scores, told = scored(real, real_set(real, each), folder=tmp_path, score="soft", teacher_epochs=2)
+    assert scores.metric == "LRS"
+    for trial, score in enumerate(scores.trials):
+        found = {name: trials[trial] for name, trials in scores.metrics.items()}
+        assert found["HLR"] == pytest.approx(0.95 - found["accuracy_hard"])
+        assert found["IOR"] == pytest.approx(found["accuracy"] - found["random"])
+        assert score == pytest.approx(on_scale((found["IOR"] - found["HLR"]) / 2))
+        assert found["LRS_package"] == pytest.approx(on_scale(50 * (found["IOR"] - found["HLR"])), rel=1e-6)
+        assert found["LRS_decoded"] == pytest.approx(
+            on_scale((found["accuracy"] - found["random_decoded"] - found["HLR"]) / 2)
+        )
+    assert told == dict(enumerate(scores.trials))
+    (teacher,) = tmp_path.rglob("ckpt_best.pt")
+    before = teacher.stat().st_mtime_ns
+    for kept in tmp_path.glob("*.jsonl"):
+        kept.unlink()
+    again, _ = scored(real, real_set(real, each), folder=tmp_path, score="soft", teacher_epochs=2)
+    assert again.metrics == scores.metrics
+    assert teacher.stat().st_mtime_ns == before
+
+
+@package
+@pytest.mark.parametrize("each", [1, 3])
+def test_the_augmentation_score_follows_from_four_accuracies(each, tmp_path):
+    real = made_up()
+    settings = {"score": "ars", "weight": 0.25, "full_accuracy": None}
+    scores, _ = scored(real, real_set(real, each), folder=tmp_path, **settings)
+    assert scores.metric == "ARS"
+    for trial, score in enumerate(scores.trials):
+        found = {name: trials[trial] for name, trials in scores.metrics.items()}
+        augmented, plain = found["accuracy"] - found["random"], found["plain"] - found["random_plain"]
+        assert (found["IOR"], found["IOR_plain"]) == pytest.approx((augmented, plain))
+        assert score == pytest.approx(on_scale(0.25 * augmented + 0.75 * plain))
+        pairs = (("accuracy", "random_decoded"), ("plain", "random_decoded_plain"))
+        decoded = [found[name] - found[drawn] for name, drawn in pairs]
+        assert found["ARS_decoded"] == pytest.approx(on_scale(0.25 * decoded[0] + 0.75 * decoded[1]))
+        assert found["ARS_package"] == pytest.approx(on_scale(50 * augmented + 50 * plain), rel=1e-6)
+
+
+@package
+def test_a_teacher_that_is_not_there_is_one_line(tmp_path):
+    real = made_up()
+    with pytest.raises(BenchmarkFailed, match=r"MLP.ckpt_best\.pt is not there"):
+        scored(real, real_set(real), folder=tmp_path, score="soft", teacher_dir=str(tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize("score", ["soft", "ars"])
+def test_unequal_classes_are_told_where_the_package_cannot_take_them(score):
+    real = made_up()
+    whole = real_set(real, 2)
+    part = SyntheticSet("uneven", whole.data, whole.images[1:], whole.targets[1:], whole.ledger)
+    with pytest.raises(UsageError, match=r"as many images of every class; benchmark\.score=hard takes any"):
+        scored(real, part, score=score)
 
 
 @package
