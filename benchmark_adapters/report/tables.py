@@ -90,23 +90,34 @@ def profile_table(phase: Phase, versions: Mapping[str, str]) -> Table:
     return table
 
 
+BENCHMARKS_HEADER = ("benchmark", "protocol", "network", "metric", "score")
+
+
+def benchmarks_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The scores of all benchmarks, one metric a row: means with 95 % t-intervals over trials, fractions."""
+    rows: list[tuple[str, ...]] = []
+    for entry in [*({**score, "metric": "accuracy"} for score in record["scores"]), *record.get("benchmarks", [])]:
+        metrics = {entry["metric"]: entry["trials"], **entry.get("metrics", {})}
+        for number, (metric, trials) in enumerate(metrics.items()):
+            about = (entry["benchmark"], entry["protocol"], entry["network"]) if not number else ("", "", "")
+            estimate = Estimate.of(trials)
+            spread = "" if estimate.half_width is None else f" +- {estimate.half_width:.4f}"
+            rows.append((*about, metric, f"{estimate.mean:.4f}{spread} (n={len(trials)})"))
+    return rows
+
+
 def benchmarks_table(record: Mapping[str, Any]) -> Table:
-    """The scores of all benchmarks, one metric a row, each under its own name."""
+    """The scores of all benchmarks, each under its own name."""
     table = Table(
         title=escape(f"{record['name']}, benchmark by benchmark"),
         caption="mean and 95 % t-interval over trials; numbers of different benchmarks or protocols do not compare",
     )
-    for name in ("benchmark", "protocol", "network", "metric"):
+    *about, score = BENCHMARKS_HEADER
+    for name in about:
         table.add_column(name, overflow="fold")
-    table.add_column("score", justify="right", no_wrap=True)
-    rows = [{**score, "metric": "accuracy"} for score in record["scores"]]
-    for entry in [*rows, *record.get("benchmarks", [])]:
-        metrics = {entry["metric"]: entry["trials"], **entry.get("metrics", {})}
-        for number, (metric, trials) in enumerate(metrics.items()):
-            about = [entry["benchmark"], entry["protocol"], entry["network"]] if not number else ["", "", ""]
-            estimate = Estimate.of(trials)
-            spread = "" if estimate.half_width is None else f" +- {estimate.half_width:.4f}"
-            table.add_row(*map(escape, about), metric, f"{estimate.mean:.4f}{spread} (n={len(trials)})")
+    table.add_column(score, justify="right", no_wrap=True)
+    for row in benchmarks_rows(record):
+        table.add_row(*map(escape, row))
     return table
 
 
