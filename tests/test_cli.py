@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_runs import WORDS, command, run, start
 
 from benchmark_adapters.cli.main import app
-from dd_plugins import registry
+from dd_plugins import __version__, registry
 from dd_plugins.priors.gates import LEAST_ACCURACY, LEAST_WORTH, SPREAD
 from dd_plugins.priors.train import PriorRecipe
 
@@ -63,6 +63,11 @@ def test_help_of_run_tells_the_precedence(capsys):
     output = " ".join(capsys.readouterr().out.split())
     assert "built-in defaults < method < --config < flags and --set" in output
     assert all(f"--{flag}" in output for flag in ("param", "objective", "dataset", "ipc", "seed", "out", "dry-run"))
+
+
+def test_version(capsys):
+    assert command("--version") == 0
+    assert capsys.readouterr().out == f"dd-plugins {__version__}\n"
 
 
 def test_no_arguments_is_help(capsys):

@@ -6,13 +6,14 @@ import json
 import re
 
 import pytest
+from matplotlib.axes import Axes
 from rich.console import Console
 from scipy import stats
 from tiny_runs import command
 
 from benchmark_adapters.evaluator import load_protocol
 from benchmark_adapters.report import comparison
-from benchmark_adapters.report.curves import save_curve
+from benchmark_adapters.report.curves import front, save_curve
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, holm
 from benchmark_adapters.report.tables import fitting_table
@@ -29,7 +30,10 @@ def record(name, seed, trials, random=(0.2, 0.3), elements=100):
     return {
         "name": name,
         "data": {"name": "cifar10", "origin": ""},
-        "config": {"ipc": 1, "seed": seed, "parameterization": {"name": "pixel"}, "objective": {"name": "dm"}},
+        "config": {
+            "ipc": 1, "seed": seed, "parameterization": {"name": "pixel"}, "objective": {"name": "dm"},
+            "protocol": {"network": {"name": "convnet"}},
+        },
         "storage": {"elements": elements, "bytes": 4 * elements, "budget": 80},
         "images_per_class": [3] * 10,
         "condensation": {"seconds": 10.0 * (seed + 1), "peak_memory_mib": 1000.0 + seed, "steps": 5},
@@ -327,6 +331,22 @@ def test_experts_ahead_of_a_run_are_found_by_it(tmp_path, capsys):
     assert len(list(tmp_path.glob("experts/*/expert-*.safetensors"))) == 2
     assert command("experts", "--method", "dm", "--out", tmp_path) == 2
     assert "needs no expert trajectories" in capsys.readouterr().err
+
+
+def test_the_front_is_what_no_other_point_beats():
+    points = [(1.0, 0.5), (1.0, 0.6), (2.0, 0.6), (3.0, 0.7), (4.0, 0.65), (0.5, 0.4), (5.0, 0.9)]
+    beaten = {(x, y) for x, y in points for other in points if other != (x, y) and other[0] <= x and other[1] >= y}
+    assert front(points) == sorted(set(points) - beaten)
+
+
+def test_a_curve_has_a_point_for_each_method_and_not_for_each_seed(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, **options: drawn.append((options["label"], x, y)))
+    made = [record("a", 0, (0.5, 0.6)), record("a", 1, (0.6, 0.7)), record("b", 0, (0.9,))]
+    longer = record("b", 0, (0.95,))
+    longer["config"]["steps"], longer["condensation"]["seconds"] = 99, 70.0
+    save_curve(tmp_path / "curve.png", [*made, longer])
+    assert drawn == [("a", (15.0,), pytest.approx((60.0,))), ("b", (10.0, 70.0), pytest.approx((90.0, 95.0)))]
 
 
 def test_a_curve_is_drawn_from_records_of_one_cell(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -25,6 +25,7 @@ from benchmark_adapters.cli import table as table_command
 from benchmark_adapters.cli import train_prior as train_prior_command
 from benchmark_adapters.cli import yardsticks as yardsticks_command
 from benchmark_adapters.cli.memory import keep_freed_memory
+from dd_plugins import __version__
 from dd_plugins.errors import DDPluginsError
 
 
@@ -39,6 +40,12 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dd-plugins {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=_Commands,
     name="dd-bench",
@@ -48,6 +55,17 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("run", epilog=run_command.EPILOG)(run_command.run)
 app.command("compare", epilog=compare_command.EPILOG)(compare_command.compare)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)

@@ -13,7 +13,7 @@ EPILOG = """
 
 `dd-bench plot runs/*/ --to curve.png`
 
-`dd-bench plot --dataset cifar10 --ipc 1 --to curve.png` draws the records that come with the package
+`dd-bench plot --dataset digits --ipc 5 --protocol quick --to curve.png` draws the records that come with the package
 """
 
 
@@ -31,13 +31,19 @@ def plot(
     against: Annotated[Axis, typer.Option(help="Condensation's wall time, processor time, or steps.")] = Axis.seconds,
     dataset: Annotated[str | None, typer.Option(help="Only the records of this data set.")] = None,
     ipc: Annotated[int | None, typer.Option(help="Only the records of this budget.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only scores of this protocol, as tables name it.")] = None,
 ) -> None:
-    """Draw accuracy against condensation time, a line for each method, with yardsticks."""
+    """Draw accuracy against condensation time, a point for each method, with the Pareto front and yardsticks."""
     from benchmark_adapters.report.curves import save_curve
     from benchmark_adapters.report.summary import committed_records, read_records
 
     chosen = [path for path in records or [] if not path.is_dir() or (path / "record.json").is_file()]
     found = read_records(chosen) if records else committed_records()
     kept = [r for r in found if dataset in (None, r["data"]["name"]) and ipc in (None, r["config"]["ipc"])]
+    if protocol is not None:
+        kept = [
+            {**r, **{part: [e for e in r[part] if e["protocol"] == protocol] for part in ("scores", "yardsticks")}}
+            for r in kept
+        ]
     save_curve(to, kept, against.value)
     typer.echo(f"picture: {to}")

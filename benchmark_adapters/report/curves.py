@@ -5,63 +5,75 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from benchmark_adapters.report.statistics import Estimate
+from benchmark_adapters.report.summary import grouped
 from dd_plugins.api import UsageError, write_atomically
 
+MARKERS = "os^Dv"  # behind ten colours come other shapes
 AXES = {"seconds": "condensation (s)", "cpu_seconds": "condensation (processor seconds)", "steps": "matching steps"}
 
 
 def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = "seconds") -> None:
-    """Writes a picture of accuracy against what the condensation took; one line a method, yardsticks dashed.
+    """Writes a picture of accuracy against what the condensation took.
+
+    A point is a method, the mean over its seeds, with its 95 % interval; lengths of one method are joined. A step line
+    is the Pareto front: whatever lies below it is beaten by something that took no longer. Yardsticks are dashed.
 
     Args:
         path: The picture.
-        records: Of one data set, IPC and protocol.
+        records: Of one data set, IPC, protocol and network.
         against: A number that condensations note: ``seconds``, ``cpu_seconds`` or ``steps``.
 
     Raises:
         UsageError: If there is no record with that number, or they are of several cells or protocols.
     """
+    groups = grouped(records)
     points: dict[str, list[tuple[float, Estimate]]] = {}
-    levels: dict[str, list[float]] = {}
-    cells = set()
-    for record in records:
-        for score in record["scores"]:
-            place = record["condensation"].get(against)
-            if place is None:
-                continue
-            cells.add((record["data"]["name"], record["config"]["ipc"], score["protocol"], score["network"]))
-            points.setdefault(record["name"], []).append((float(place), Estimate.of(score["trials"])))
-            for yardstick in record["yardsticks"]:
-                if yardstick["protocol_hash"] == score["protocol_hash"]:
-                    levels.setdefault(yardstick["name"], []).append(fmean(yardstick["trials"]))
+    for group in groups:
+        place = group.mean(against)
+        if group.learned and place is not None:
+            points.setdefault(group.name, []).append((place, group.accuracy()))
+    cells = {group.cell for group in groups if group.name in points}
     if len(cells) != 1:
         told = "; ".join(f"{name}, IPC {ipc}, {protocol}, {net}" for name, ipc, protocol, net in sorted(cells))
         raise UsageError(
             f"a curve needs records of one data set, IPC, protocol and network; there are: {told or 'none'}"
         )
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    cell = cells.pop()
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for name, found in points.items():
+    for number, (name, found) in enumerate(points.items()):
         found.sort(key=lambda point: point[0])
-        spread = [100 * (estimate.half_width or 0) for _, estimate in found]
-        places, means = [place for place, _ in found], [100 * estimate.mean for _, estimate in found]
-        axes.errorbar(places, means, yerr=spread, marker="o", capsize=3, label=name)
-    for name, means in levels.items():
-        axes.axhline(100 * fmean(means), linestyle="--", color="grey")
-        axes.annotate(name, (0.01, 100 * fmean(means)), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
-    name, ipc, protocol, network = cells.pop()
+        places, means, spread = zip(*((x, 100 * y.mean, 100 * (y.half_width or 0)) for x, y in found), strict=True)
+        colour, marker = f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)]
+        axes.errorbar(places, means, yerr=spread, marker=marker, color=colour, capsize=3, label=name)
+    best = front([(place, estimate.mean) for found in points.values() for place, estimate in found])
+    axes.step(*zip(*((x, 100 * y) for x, y in best), strict=True), where="post", color="black", lw=0.8, label="front")
+    for group in groups:
+        if not group.learned and group.cell == cell:
+            level = 100 * group.accuracy().mean
+            axes.axhline(level, linestyle="--", color="grey")
+            axes.annotate(group.name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    name, ipc, protocol, network = cell
     axes.set(xscale="log", xlabel=AXES[against], ylabel="accuracy (%)")
     axes.set_title(f"{name}, IPC {ipc}, {protocol}, {network}", fontsize=9)
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize=8)
     file = io.BytesIO()
     try:
         figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=150)
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     write_atomically(path, file.getvalue())
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (cost, gain) that no other beats: none has more gain at no more cost; by ascending cost."""
+    found: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not found or gain > found[-1][1]:
+            found.append((cost, gain))
+    return found

@@ -23,12 +23,43 @@ HEADER = (
 
 
 @dataclass(frozen=True)
-class _Member:
-    """One condensation of a row: what it noted, and its trials; of a yardstick the seed of its subset."""
+class Member:
+    """One condensation of a group: what it noted, and its trials; of a yardstick the seed of its subset."""
 
     condensation: Mapping[str, Any]
     trials: tuple[float, ...]
     seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Condensations that differ by their seed alone, or yardsticks, under one protocol.
+
+    Attributes:
+        cell: Data set, IPC, protocol and network.
+        name: The method, with the settings that tell it from others.
+        elements: Stored elements, and ``images`` per class, as text.
+        learned: Whether it was condensed; a yardstick was not.
+        members: One a condensation.
+    """
+
+    cell: tuple[str, str, str, str]
+    name: str
+    elements: str
+    images: str
+    learned: bool
+    members: tuple[Member, ...]
+
+    def accuracy(self) -> Estimate:
+        """Over condensations, each by the mean of its trials; over trials where there is one condensation only."""
+        if len(self.members) == 1:
+            return Estimate.of(self.members[0].trials)
+        return Estimate.of([fmean(member.trials) for member in self.members])
+
+    def mean(self, key: str) -> float | None:
+        """The mean of a number that condensations noted; None if none did."""
+        known = [value for member in self.members if (value := member.condensation.get(key)) is not None]
+        return fmean(known) if known else None
 
 
 def committed_records() -> list[dict[str, Any]]:
@@ -58,14 +89,12 @@ def read_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """One row for each method, cell and protocol; runs that differ by their seed alone are put together.
+def grouped(records: Iterable[Mapping[str, Any]]) -> list[Group]:
+    """One group for each method, cell and protocol; runs that differ by their seed alone are put together.
 
-    The interval is a 95 % t-interval over condensations, each represented by the mean of its trials; with a single
-    condensation it is over the trials, and says so. Scores on several networks other than the protocol's own stand in
-    one row: their mean, trial by trial.
+    Scores on several networks other than the protocol's own stand in one group: their mean, trial by trial.
     """
-    groups: dict[tuple[str, ...], list[_Member]] = {}
+    groups: dict[tuple[str, str, str, str, str, str, str, str], list[Member]] = {}
     for record in records:
         for entry in _other_networks_as_one([*record["scores"], *record["yardsticks"]], record):
             own = "name" not in entry
@@ -73,12 +102,25 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             key = _key(record, entry, holder, _condensed(record) if own else "")
             seen = groups.setdefault(key, [])
             if own:
-                seen.append(_Member(record["condensation"], tuple(entry["trials"])))
+                seen.append(Member(record["condensation"], tuple(entry["trials"])))
             elif all(entry.get("seed") != member.seed for member in seen):  # many runs share one yardstick
-                seen.append(_Member({}, tuple(entry["trials"]), entry.get("seed")))
+                seen.append(Member({}, tuple(entry["trials"]), entry.get("seed")))
     labels = _labels(list(groups))
-    ordered = sorted(groups.items(), key=lambda item: (item[0][0], int(item[0][1]), *item[0][2:5], _time(item[1])))
-    return [_row((*key[:4], key[4] + labels[key], *key[5:]), members) for key, members in ordered]
+    made = [
+        (key[4], Group(key[:4], key[4] + labels[key], key[5], key[6], bool(key[7]), tuple(members)))
+        for key, members in groups.items()
+    ]
+    made.sort(key=lambda pair: (pair[1].cell[0], int(pair[1].cell[1]), *pair[1].cell[2:], pair[0], _time(pair[1])))
+    return [group for _, group in made]
+
+
+def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """One row for each group.
+
+    The interval is a 95 % t-interval over condensations, each represented by the mean of its trials; with a single
+    condensation it is over the trials, and says so.
+    """
+    return [_row(group) for group in grouped(records)]
 
 
 def _other_networks_as_one(entries: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -103,7 +145,7 @@ def _other_networks_as_one(entries: Sequence[Mapping[str, Any]], record: Mapping
 
 def _key(
     record: Mapping[str, Any], entry: Mapping[str, Any], holder: Mapping[str, Any], condensed: str
-) -> tuple[str, ...]:
+) -> tuple[str, str, str, str, str, str, str, str]:
     data, counts = record["data"], holder["images_per_class"]
     name = data["name"] + (f" ({data['origin']})" if data["origin"] else "")
     elements = holder["elements"] if "elements" in holder else holder["storage"]["elements"]
@@ -142,22 +184,16 @@ def _condensed(record: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
 
 
-def _row(key: tuple[str, ...], members: Sequence[_Member]) -> tuple[str, ...]:
-    means = [fmean(member.trials) for member in members]
-    single = len(members) == 1
-    estimate = Estimate.of(members[0].trials if single else means)
+def _row(group: Group) -> tuple[str, ...]:
+    estimate = group.accuracy()
     spread = "" if estimate.half_width is None else f" +- {100 * estimate.half_width:.1f}"
-    over = " (trials)" if single and spread else ""
-    trials = "+".join(sorted({str(len(member.trials)) for member in members}))
+    over = " (trials)" if len(group.members) == 1 and spread else ""
+    trials = "+".join(sorted({str(len(member.trials)) for member in group.members}))
     accuracy = f"{100 * estimate.mean:.1f}{spread}{over}"
-    cost = [_mean([member.condensation.get(key) for member in members]) for key in ("steps", "seconds", "cpu_seconds")]
-    return (*key[:-1], str(len(members)), trials, accuracy, *cost)
+    costs = [group.mean(key) for key in ("steps", "seconds", "cpu_seconds")]
+    cost = ["" if value is None else f"{value:,.0f}" for value in costs]
+    return (*group.cell, group.name, group.elements, group.images, str(len(group.members)), trials, accuracy, *cost)
 
 
-def _time(members: Sequence[_Member]) -> float:
-    return fmean(float(member.condensation.get("seconds", 0)) for member in members)
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{fmean(known):,.0f}" if known else ""
+def _time(group: Group) -> float:
+    return group.mean("seconds") or 0.0

@@ -372,7 +372,7 @@ class HPD(Parameterization):
             return ""
         config = self.config
         names = ", ".join(stage.name for stage in self.stages())
-        return f"h-pd: {names}; prior of {config.prior_elements:,} elements, trained in {self._prior_seconds:.0f} s"
+        return f"{names}; prior of {config.prior_elements:,} elements, trained in {self._prior_seconds:.0f} s"
 
 
 class GLaD(HPD):
