@@ -127,8 +127,8 @@ class _Measured:
         self.file: Path | None = None if context.folder is None else context.folder / f"{NAME}-{protocol.hash}.jsonl"
 
     def __call__(self, chosen: SyntheticSet) -> tuple[float, ...]:
-        pixels = chosen.images.cpu().contiguous().numpy().tobytes()
-        digest = hashlib.sha256(pixels).hexdigest()[:10]
+        content = [value.cpu().contiguous().numpy().tobytes() for value in (chosen.images, chosen.targets)]
+        digest = hashlib.sha256(b"".join(content)).hexdigest()[:10]
         known = {row["trial"]: row["accuracy"] for row in self._rows() if row["set"] == digest}
 
         def keep(trial: int, accuracy: float) -> None:
