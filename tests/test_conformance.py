@@ -4,7 +4,17 @@ import importlib
 
 import pytest
 from tiny_runs import command
-from wrong_plugins import GOOD, WRONG, Greedy, Mixture
+from wrong_plugins import (
+    GOOD,
+    WRONG,
+    ForColour,
+    Greedy,
+    InFloat32,
+    Mixture,
+    RefusesGrey,
+    RoundsItsLoss,
+    SaysItsGradientIsInexact,
+)
 
 from dd_plugins import registry
 from dd_plugins.api import UsageError
@@ -76,6 +86,45 @@ def test_a_wrong_plugin_fails_its_check_and_only_it(name, wrong):
     assert "\n" not in told
 
 
+def result_of(name, plugin, config=None):
+    (check,) = [check for check in checks_for(plugin, "objective", config) if check.name == name]
+    return check.run()
+
+
+def test_an_objective_can_say_that_its_gradient_is_not_exact():
+    name, told = "gradient_is_that_of_the_loss", "its gradient is not that of its loss, and it says so:"
+    said = result_of(name, SaysItsGradientIsInexact)
+    assert (said.status, said.reason) == ("skipped", f"{told} half of it is left out")
+    for objective in ("mtt", "haba"):
+        assert result_of(name, objective).status == "passed"
+        truncated = result_of(name, objective, {"gradient": "tesla"})
+        assert truncated.status == "skipped"
+        assert truncated.reason.startswith(f"{told} TESLA")
+
+
+@pytest.mark.parametrize("objective", ["mtt", "haba"])
+def test_a_truncated_gradient_that_does_not_say_so_is_found(objective, monkeypatch):
+    plugin = registry.load("objective", objective)
+    monkeypatch.setattr(plugin, "inexact", property(lambda self: "", lambda self, why: None), raising=False)
+    found = result_of("gradient_is_that_of_the_loss", plugin, {"gradient": "tesla"})
+    assert found.status == "failed"
+    assert "the loss changes by" in found.reason
+
+
+@pytest.mark.parametrize("objective", [InFloat32, RoundsItsLoss])
+def test_a_gradient_cannot_be_checked_in_float32(objective):
+    found = result_of("gradient_is_that_of_the_loss", objective)
+    assert found.status == "skipped"
+    assert found.reason.startswith("it does not work in float64: ")
+
+
+def test_objectives_are_checked_with_colour_and_with_grey():
+    found = result_of("matches_are_well_formed", ForColour)
+    assert found.status == "failed"
+    assert found.reason.endswith("(with 3 classes of images (1, 12, 10))")
+    assert result_of("matches_are_well_formed", RefusesGrey).status == "passed"
+
+
 # ---- three front ends ----------------------------------------------------------------------------------------------
 
 REASON = "one image too many, on purpose"
@@ -102,7 +151,7 @@ def test_the_command_prints_a_table_and_exits_with_3(capsys, monkeypatch):
     assert command("check", "wrong_plugins:HalfStages") == 3
     printed = capsys.readouterr().out
     assert "the shares of its stages add up to 0.5" in printed
-    assert "13 passed, 1 failed, 1 skipped" in printed
+    assert "14 passed, 1 failed, 1 skipped" in printed
     assert command("check", "wrong_plugins:Mixture", "--set", "rank=4") == 0
     assert command("check", "pixel") == 0
 

@@ -14,6 +14,7 @@ from dd_plugins.api import (
     Dataset,
     DataSpec,
     DifferentiableObjective,
+    IncompatibleError,
     Match,
     Network,
     Parameterization,
@@ -104,6 +105,16 @@ class SeedsItself(Mixture):
         generator = torch.Generator()
         generator.manual_seed(time.perf_counter_ns() % 2**62)
         super().reset(generator, real)
+
+
+class AddsToTheLast(Mixture):
+    """Begins with what is there already."""
+
+    @torch.no_grad()
+    def reset(self, generator, real):
+        before = self.weights.clone()
+        super().reset(generator, real)
+        self.weights.add_(before)
 
 
 class Unordered(Mixture):
@@ -242,6 +253,49 @@ class KeepsTheGraph(MeanFeatures):
         loss = self.loss(leaf, targets, step)
         (image_grad,) = torch.autograd.grad(loss, leaf, retain_graph=True)
         return Match(loss, image_grad)
+
+
+class HalvesTheGradient(MeanFeatures):
+    """Its gradient is that of half its loss."""
+
+    def match(self, images, targets, step):
+        found = super().match(images, targets, step)
+        return Match(found.loss, found.image_grad / 2)
+
+
+class SaysItsGradientIsInexact(HalvesTheGradient):
+    """Its gradient is that of half its loss, and it says so."""
+
+    inexact = "half of it is left out"
+
+
+class InFloat32(MeanFeatures):
+    """Takes float32 for granted."""
+
+    def loss(self, images, targets, step):
+        return super().loss(images.float(), targets, step)
+
+
+class RoundsItsLoss(MeanFeatures):
+    """Tells its loss in float32."""
+
+    def loss(self, images, targets, step):
+        return super().loss(images, targets, step).float()
+
+
+class ForColour(MeanFeatures):
+    """Takes three channels for granted."""
+
+    def loss(self, images, targets, step):
+        return super().loss(images, targets, step) + images[:, 2].square().mean()
+
+
+class RefusesGrey(ForColour):
+    """Takes three channels, and says so."""
+
+    def check(self, targets, groups, network):
+        if self.data.image_shape[0] != 3:
+            raise IncompatibleError("it works with colour alone")
 
 
 class SelectsTwice(MeanFeatures):
@@ -631,6 +685,7 @@ WRONG = {
         "fits_its_budget_at_every_ipc": Greedy,
         "build_draws_nothing": DrawsInBuild,
         "reset_is_seeded": SeedsItself,
+        "reset_begins_anew": AddsToTheLast,
         "decoded_images": Unordered,
         "decodes_row_by_row": Companions,
         "decoding_is_deterministic": DrawsInDecode,
@@ -646,6 +701,7 @@ WRONG = {
         "documented": MuteObjective,
         "settings_are_described": UnsettledObjective,
         "matches_are_well_formed": KeepsTheGraph,
+        "gradient_is_that_of_the_loss": HalvesTheGradient,
         "selection": SelectsTwice,
         "every_class_is_matched": LeavesAClassOut,
         "inputs_are_left_alone": Writes,

@@ -55,7 +55,7 @@ class Match:
 
     Attributes:
         loss: Float, scalar.
-        image_grad: Float, like the images: d loss / d images.
+        image_grad: Float, like the images: d loss / d images. Networks that were trained on the images are held fixed.
         target_grad: Float, like the targets, where soft labels are learned; else None.
     """
 
@@ -69,9 +69,14 @@ class MatchingObjective(ABC):
 
     Authors write :meth:`match`; :meth:`prepare` for one-off work, and :meth:`state_dict` / :meth:`load_state_dict` if
     anything is carried from step to step, so that an interrupted run goes on bit by bit as if nothing had happened.
+
+    Attributes:
+        inexact: Why ``image_grad`` is on purpose not the gradient of the loss at the first step; empty where it is, as
+            conformance checks test. An objective that decides it by a setting sets it in its constructor.
     """
 
     api_version: ClassVar[int] = 1
+    inexact: str = ""
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):

@@ -94,7 +94,7 @@ class Check:
         except Exception as error:
             if isinstance(error, AssertionError) and str(error).startswith(self.subject.name):
                 raise  # a check's own words
-            told = " ".join(f"{type(error).__name__}: {error}".split())
+            told = f"{type(error).__name__}: {_in_one_line(error)}"
             raise AssertionError(f"{self.subject.name}, {self.name}: {told}") from error
 
     def run(self) -> CheckResult:
@@ -106,7 +106,7 @@ class Check:
         except AssertionError as error:
             if self.expected is not None:
                 return CheckResult(self, "expected failure", self.expected, error)
-            return CheckResult(self, "failed", str(error), error)
+            return CheckResult(self, "failed", _in_one_line(error), error)
         if self.expected is not None:
             return CheckResult(self, "failed", f"passes, but was expected to fail: {self.expected}")
         return CheckResult(self, "passed")
@@ -248,3 +248,9 @@ def _kind_of_class(plugin: type[Any]) -> str:
 
 def _short(function: Callable[[Subject], None]) -> str:
     return function.__name__.removeprefix("check_")
+
+
+def _in_one_line(error: Exception) -> str:
+    """What it says, and its notes in brackets."""
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return " ".join(f"{error}{notes}".split())

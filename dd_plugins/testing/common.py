@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import wraps
 
-from dd_plugins.api import ConfigError
+from dd_plugins.api import ConfigError, RealData
 from dd_plugins.api.config import parse_config
-from dd_plugins.testing.checks import Subject
+from dd_plugins.testing.checks import NotApplicable, Subject
+from dd_plugins.testing.subjects import COLOUR, GREY, made_up_data
 
 
 def check_documented(subject: Subject) -> None:
@@ -27,3 +30,26 @@ def check_settings_are_described(subject: Subject) -> None:
     except ConfigError:
         return
     raise AssertionError(f"{subject.name}.Config takes unknown settings without a word; derive it from PluginConfig")
+
+
+def in_colour_and_grey(check: Callable[[Subject, RealData], None]) -> Callable[[Subject], None]:
+    """Makes a check that runs on two data sets; a plugin that says that it does not take one is checked on the other.
+
+    They differ in whatever a plugin might take for granted: channels, classes, and whether images are square.
+    """
+
+    @wraps(check)
+    def on_both(subject: Subject) -> None:
+        refused = []
+        for classes, shape in (COLOUR, GREY):
+            try:
+                check(subject, made_up_data(classes, shape))
+            except NotApplicable as why:
+                refused.append(why)
+            except Exception as error:
+                error.add_note(f"with {classes} classes of images {shape}")
+                raise
+        if len(refused) == 2:
+            raise refused[0]
+
+    return on_both

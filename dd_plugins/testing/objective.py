@@ -7,19 +7,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dd_plugins.api import IncompatibleError, MatchingObjective, checked_match
+from dd_plugins.api import IncompatibleError, Match, MatchingObjective, RealData, checked_match
 from dd_plugins.seeds import make_generator
 from dd_plugins.testing.checks import NotApplicable, Subject
-from dd_plugins.testing.common import check_documented, check_settings_are_described
-from dd_plugins.testing.subjects import context_for, global_generators_left_alone, made_up_data, small_network
+from dd_plugins.testing.common import check_documented, check_settings_are_described, in_colour_and_grey
+from dd_plugins.testing.subjects import context_for, global_generators_left_alone, in_float64, small_network
 
 EACH = 4  # synthetic images of each class
 STEPS = 4
+EPSILONS = (1e-6, 1e-7)  # of finite differences: where a ReLU is flipped within one, it seldom is within the other
+TOLERANCE = 1e-4  # of the norm of the gradient; those of all built-in objectives are within 1e-6
 
 
-def check_matches_are_well_formed(subject: Subject) -> None:
+@in_colour_and_grey
+def check_matches_are_well_formed(subject: Subject, real: RealData) -> None:
     """A match is a finite scalar loss, and a finite gradient of the images' shape without a graph."""
-    objective, images = _at_work(subject)
+    objective, images = _at_work(subject, real)
     for step in range(STEPS):
         index = objective.select(step)
         match = checked_match(objective, images[index], objective.targets[index], step)
@@ -29,9 +32,43 @@ def check_matches_are_well_formed(subject: Subject) -> None:
         assert not match.loss.requires_grad, f"{subject.name}.match: the loss still has a graph"
 
 
-def check_selection(subject: Subject) -> None:
+@in_colour_and_grey
+def check_gradient_is_that_of_the_loss(subject: Subject, real: RealData) -> None:
+    """At the first step the gradient is that of finite differences of the loss, unless the objective says otherwise.
+
+    In float64: in float32, differences are noise. At later steps networks may have been trained on the images.
+    """
+    real = in_float64(real)
+
+    def matched(epsilon: float) -> tuple[Match, Tensor]:
+        """The first match of a fresh objective at images that were moved, and the direction in which they were."""
+        objective, images = _at_work(subject, real)
+        if objective.inexact:
+            raise NotApplicable(f"its gradient is not that of its loss, and it says so: {objective.inexact}")
+        index = objective.select(0)
+        direction = torch.randn(images.shape, generator=make_generator(4), dtype=images.dtype)[index]
+        return checked_match(objective, images[index] + epsilon * direction, objective.targets[index], 0), direction
+
+    try:
+        match, direction = matched(0.0)
+    except RuntimeError as error:  # types that do not go together
+        raise NotApplicable(f"it does not work in float64: {' '.join(str(error).split())}") from None
+    if match.loss.dtype != torch.float64:
+        raise NotApplicable(f"it does not work in float64: its loss is {match.loss.dtype}")
+    found = float((match.image_grad.detach() * direction).sum())
+    differences = [
+        float((matched(epsilon)[0].loss - matched(-epsilon)[0].loss).detach()) / (2 * epsilon) for epsilon in EPSILONS
+    ]
+    expected = min(differences, key=lambda difference: abs(difference - found))
+    assert abs(found - expected) <= TOLERANCE * float(match.image_grad.detach().norm()), (
+        f"{subject.name}.match: the loss changes by {expected:.6g} in a direction, but by its gradient {found:.6g}"
+    )
+
+
+@in_colour_and_grey
+def check_selection(subject: Subject, real: RealData) -> None:
     """A step selects images that exist, each one once."""
-    objective, images = _at_work(subject)
+    objective, images = _at_work(subject, real)
     for step in range(STEPS):
         index = objective.select(step)
         assert index.dtype == torch.int64, f"{subject.name}.select: expected int64, but got {index.dtype}"
@@ -42,9 +79,10 @@ def check_selection(subject: Subject) -> None:
         objective.match(images[index], objective.targets[index], step)
 
 
-def check_every_class_is_matched(subject: Subject) -> None:
+@in_colour_and_grey
+def check_every_class_is_matched(subject: Subject, real: RealData) -> None:
     """Within 32 steps images of every class get a gradient."""
-    objective, images = _at_work(subject)
+    objective, images = _at_work(subject, real)
     touched = torch.zeros(len(images), dtype=torch.bool)
     for step in range(8 * STEPS):
         index = objective.select(step)
@@ -55,9 +93,10 @@ def check_every_class_is_matched(subject: Subject) -> None:
     assert reached == everyone, f"{subject.name}: no gradient for classes {sorted({*everyone} - {*reached})}"
 
 
-def check_inputs_are_left_alone(subject: Subject) -> None:
+@in_colour_and_grey
+def check_inputs_are_left_alone(subject: Subject, real: RealData) -> None:
     """Images and targets are as they were behind a match, and nothing has gathered in their grad."""
-    objective, images = _at_work(subject)
+    objective, images = _at_work(subject, real)
     before, targets = images.clone(), objective.targets.clone()
     for step in range(2):
         index = objective.select(step)
@@ -70,27 +109,29 @@ def check_inputs_are_left_alone(subject: Subject) -> None:
     assert torch.equal(objective.targets, targets), f"{subject.name}.match changes the targets"
 
 
-def check_is_seeded(subject: Subject) -> None:
+@in_colour_and_grey
+def check_is_seeded(subject: Subject, real: RealData) -> None:
     """The same seed gives the same matches, and global generators are left alone."""
     gradients = []
     for _ in range(2):
         with global_generators_left_alone(subject.name):
-            objective, images = _at_work(subject)
+            objective, images = _at_work(subject, real)
             gradients.append(_drive(objective, images, range(STEPS)))
     same = all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
     assert same, f"{subject.name} gives other matches for the same seed; draw from context.generator"
 
 
-def check_resumes_bit_by_bit(subject: Subject) -> None:
+@in_colour_and_grey
+def check_resumes_bit_by_bit(subject: Subject, real: RealData) -> None:
     """With the state of another one, which is tensors alone, it goes on as that would have."""
-    whole, images = _at_work(subject)
+    whole, images = _at_work(subject, real)
     _drive(whole, images, range(2))
     state = whole.state_dict()
     odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
     assert not odd, f"{subject.name}.state_dict holds no tensors under {', '.join(odd)}"
     saved, middle = {name: value.clone() for name, value in state.items()}, images.clone()
     expected = _drive(whole, images, range(2, STEPS))
-    second, _ = _at_work(subject)
+    second, _ = _at_work(subject, real)
     second.load_state_dict(saved)
     found = _drive(second, middle, range(2, STEPS))
     same = all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
@@ -101,6 +142,7 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_documented,
     check_settings_are_described,
     check_matches_are_well_formed,
+    check_gradient_is_that_of_the_loss,
     check_selection,
     check_every_class_is_matched,
     check_inputs_are_left_alone,
@@ -109,9 +151,8 @@ CHECKS: list[Callable[[Subject], None]] = [
 ]
 
 
-def _at_work(subject: Subject, seed: int = 0) -> tuple[MatchingObjective, Tensor]:
+def _at_work(subject: Subject, real: RealData, seed: int = 0) -> tuple[MatchingObjective, Tensor]:
     """An objective that is prepared, and noisy images; of a container with groups, if it wants one."""
-    real = made_up_data()
     targets = torch.arange(real.spec.num_classes).repeat_interleave(EACH)
     objective: MatchingObjective = subject.plugin(real.spec, subject.config)
     groups = None
@@ -124,7 +165,8 @@ def _at_work(subject: Subject, seed: int = 0) -> tuple[MatchingObjective, Tensor
         except IncompatibleError as error:
             raise NotApplicable(f"it does not work with what the checks have: {error}") from None
     objective.prepare(real, targets, context_for(real, seed, groups))
-    return objective, torch.randn(len(targets), *real.spec.image_shape, generator=make_generator(3))
+    images = torch.randn(len(targets), *real.spec.image_shape, generator=make_generator(3))
+    return objective, images.to(real.train.images(torch.arange(1)).dtype)
 
 
 def _drive(objective: MatchingObjective, images: Tensor, steps: range) -> list[Tensor]:

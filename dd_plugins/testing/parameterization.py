@@ -63,6 +63,18 @@ def check_reset_is_seeded(subject: Subject) -> None:
     assert not torch.equal(one, other), f"{told} the same images for different seeds"
 
 
+def check_reset_begins_anew(subject: Subject) -> None:
+    """A second reset gives the images that a first one gives: nothing of what the earlier one left is in them."""
+    real = made_up_data()
+    one, other, again = (_made(subject, real, reset=False) for _ in range(3))
+    again.reset(make_generator(1), real)
+    for container in (one, other, again):
+        container.reset(make_generator(0), real)
+    if not torch.equal(one.decode(), other.decode()):
+        raise NotApplicable("its reset does not follow the generator")
+    assert torch.equal(one.decode(), again.decode()), f"{subject.name}.reset goes on from what an earlier one left"
+
+
 def check_decoded_images(subject: Subject) -> None:
     """Images are finite floats of the data set's shape, colour or grey, ordered by class, and each class has some."""
     grey = made_up_data(classes=3, shape=(1, 8, 8))
@@ -233,6 +245,7 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_fits_its_budget_at_every_ipc,
     check_build_draws_nothing,
     check_reset_is_seeded,
+    check_reset_begins_anew,
     check_decoded_images,
     check_decodes_row_by_row,
     check_decoding_is_deterministic,

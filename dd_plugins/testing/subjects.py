@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from dd_plugins.seeds import make_generator
 
 CLASSES, SHAPE, EACH = 4, (3, 16, 16), 12
 IPCS = (1, 2, 5, 10)
+COLOUR, GREY = (4, (3, 8, 8)), (3, (1, 12, 10))  # classes and shape: two that have nothing in common
 STEPS = 10
 
 
@@ -32,6 +34,16 @@ def made_up_data(classes: int = CLASSES, shape: tuple[int, int, int] = SHAPE, ea
     return build_real_data("made-up", RawData(images, labels, images[: 2 * classes], labels[: 2 * classes], names))
 
 
+def in_float64(real: RealData) -> RealData:
+    """The same data in float64, with a fingerprint of its own: nothing cached for one is taken for the other."""
+    spec = replace(real.spec, fingerprint=f"{real.spec.fingerprint}-float64")
+    pixels = real.train.pixels.double() / 255
+    train, validation, test = (
+        replace(split, spec=spec, pixels=pixels) for split in (real.train, real.validation, real.test)
+    )
+    return replace(real, spec=spec, train=train, validation=validation, test=test)
+
+
 def small_network(real: RealData, seed: int) -> Network:
     """A ConvNet of 4 channels."""
     spec = real.spec
@@ -40,8 +52,9 @@ def small_network(real: RealData, seed: int) -> Network:
 
 def context_for(real: RealData, seed: int = 0, groups: Tensor | None = None) -> Context:
     """What a plugin is given to work with; its folder lasts as long as the process."""
+    dtype = real.train.images(torch.arange(1)).dtype
     return Context(
-        lambda seed: small_network(real, seed),
+        lambda seed: small_network(real, seed).to(dtype),
         make_generator(seed),
         STEPS,
         torch.device("cpu"),

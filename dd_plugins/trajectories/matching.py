@@ -81,6 +81,8 @@ class TrajectoryMatching(MatchingObjective):
             )
         strategy = default_strategy(data) if self.config.strategy == "auto" else self.config.strategy
         self.augmentation = Augmentation.dsa(strategy)
+        if self.config.gradient == "tesla":
+            self.inexact = "TESLA leaves out that an image changes the gradients of later steps"
         self.lr, self.lr_velocity = self.config.start_lr, 0.0
 
     def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
