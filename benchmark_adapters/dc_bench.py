@@ -24,8 +24,8 @@ from pydantic import Field
 
 from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from benchmark_adapters.formats.base import Exported
-from benchmark_adapters.formats.dc_bench import NAMES, DCBenchFormat
-from dd_plugins.api import PluginConfig, SyntheticSet, UsageError
+from benchmark_adapters.formats.dc_bench import NAMES, DCBenchFormat, described
+from dd_plugins.api import DataSpec, PluginConfig, StorageBudget, StorageLedger, SyntheticSet, UsageError
 
 COPIED = ("evaluator", "networks", "data_loader")
 ENTRY = Path("evaluator") / "evaluator.py"
@@ -85,6 +85,36 @@ class DCBench(Benchmark):
         trials = tuple(known[trial] for trial in range(config.evaluations))
         return Scores("dc-bench", protocol, self.key(), "accuracy", trials, config.model)
 
+    def export(self, synthetic: SyntheticSet, folder: Path) -> list[Path]:
+        """Writes a set where its evaluator looks for it below a checkout.
+
+        The IPC in names is that of the elements that were stored, rounded, at least 1; decoded images may be more.
+        """
+        data = synthetic.data
+        ipc = max(1, round(synthetic.ledger.elements / StorageBudget.for_ipc(data, 1).elements))
+        return self._write(synthetic, _numbers(data), ipc, folder)
+
+    def load(self, folder: Path, cell: Cell) -> SyntheticSet:
+        """Reads the set of a cell from where its evaluator looks for it below a checkout.
+
+        It comes in the model space that ``bundle.json`` tells of, else in DC-BENCH's own. Its ledger lists the images.
+
+        Raises:
+            DataError: If it is missing or damaged, or not the one that was exported.
+        """
+        form = DCBenchFormat(self.config.layout)
+        place = form.place(folder, cell.dataset, cell.ipc)
+        data, name = described(place, cell.dataset)
+        found = form.read_as(place, data, _numbers(data))
+        ledger = StorageLedger.of([("images", found.images)])
+        return SyntheticSet(name or self.config.layout, data, found.images, found.targets, ledger)
+
+    def _write(self, synthetic: SyntheticSet, names: tuple[str, ...], ipc: int, folder: Path) -> list[Path]:
+        stored = {"elements": synthetic.ledger.elements, "bytes": synthetic.ledger.nbytes}
+        notes = {"name": synthetic.name, "storage": stored}
+        exported = Exported(synthetic.images, synthetic.targets, synthetic.data, names, ipc, notes)
+        return DCBenchFormat(self.config.layout).write(exported, folder)
+
     def _root(self) -> Path:
         if self.config.root is None:
             raise UsageError("dc-bench scores with a checkout of its repository: --set benchmark.root=FOLDER")
@@ -98,9 +128,7 @@ class DCBench(Benchmark):
         data = Path(self.config.data).expanduser() if self.config.data else root / "data" / "cached"
         if not data.is_dir():
             raise UsageError(f"{data}: no folder of real data; --set benchmark.data=FOLDER names it")
-        names = context.real.class_names
-        exported = Exported(synthetic.images.cpu(), synthetic.targets.cpu(), synthetic.data, names, cell.ipc)
-        DCBenchFormat(self.config.layout).write(exported, work)
+        self._write(synthetic, context.real.class_names, cell.ipc, work)
         for name in COPIED:
             if (root / name).is_dir():
                 shutil.copytree(root / name, work / name)
@@ -123,3 +151,8 @@ class DCBench(Benchmark):
             said = (done.stderr.strip() or done.stdout.strip()).splitlines() or [f"exit code {done.returncode}"]
             raise BenchmarkFailed(f"dc-bench failed: {said[-1]}")
         return float(tested[-1][1])
+
+
+def _numbers(data: DataSpec) -> tuple[str, ...]:
+    """Names of classes where nobody tells better ones."""
+    return tuple(str(label) for label in range(data.num_classes))

@@ -9,7 +9,9 @@ from tiny_runs import command
 
 from benchmark_adapters.base import BenchmarkFailed, Cell, ScoreContext
 from benchmark_adapters.dc_bench import DCBench
-from dd_plugins.api import StorageLedger, SyntheticSet, UsageError
+from benchmark_adapters.formats.dc_bench import LAYOUTS
+from dd_plugins.api import DataError, StorageLedger, SyntheticSet, UsageError
+from dd_plugins.testing import check_plugin
 
 # Reads a set as DC-BENCH does, and "trains" by comparing brightness with the labels.
 EVALUATOR = """
@@ -53,9 +55,10 @@ def checkout(tmp_path):
     return root
 
 
-def a_set(real):
+def a_set(real, ipc=2):
     made = exported(real)
-    return SyntheticSet("x", real.spec, made.images, made.targets, StorageLedger.of([("images", made.images)]))
+    stored = torch.zeros(ipc * real.spec.num_classes, *real.spec.image_shape)
+    return SyntheticSet("x", real.spec, made.images, made.targets, StorageLedger.of([("memory", stored)]))
 
 
 def scored(checkout, known=None, **settings):
@@ -80,6 +83,43 @@ def test_its_evaluator_scores_the_set_on_a_copy(checkout):
     again, more = scored(checkout, known={0: scores.trials[0]})
     assert again.trials == scores.trials
     assert list(more) == [1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("name", "side", "ipc"), [("cifar10", 32, 2), ("tiny-imagenet", 64, 50)])
+def test_what_it_exports_it_loads_again(name, side, ipc, layout, tmp_path):
+    made = a_set(make_real(name, (3, side, side)), ipc)
+    benchmark = DCBench({"layout": layout})
+    written = benchmark.export(made, tmp_path)
+    assert {path.parent.name for path in written} == {f"IPC{ipc}"}
+    about = json.loads(written[-1].read_text())
+    assert (about["name"], about["storage"]["elements"]) == ("x", made.ledger.elements)
+    found = benchmark.load(tmp_path, Cell(name, ipc, "convnet"))
+    assert (found.name, found.data) == ("x", made.data)
+    assert torch.equal(found.targets, made.targets)
+    torch.testing.assert_close(found.images, made.images, atol=2e-6, rtol=0)
+    with pytest.raises(DataError, match="IPC7: no such file or folder"):
+        benchmark.load(tmp_path, Cell(name, 7, "convnet"))
+    with pytest.raises(UsageError, match="does not know the data set digits"):
+        benchmark.load(tmp_path, Cell("digits", ipc, "convnet"))
+
+
+def test_a_published_set_loads_in_its_own_space(tmp_path):
+    images, targets = torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(10)
+    folder = tmp_path / "distilled_results/DM/CIFAR10/IPC1"
+    folder.mkdir(parents=True)
+    torch.save({"data": [[images, targets]]}, folder / "res_DM_CIFAR10_ConvNet_1ipc.pt")
+    found = DCBench().load(tmp_path, Cell("cifar10", 1, "convnet"))
+    assert torch.equal(found.images, images)
+    assert torch.equal(found.targets, targets)
+    assert (found.name, found.data.mean, found.data.std) == ("dm", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    assert (found.data.num_classes, found.data.image_shape) == (10, (3, 32, 32))
+    assert found.ledger.elements == images.numel()
+
+
+def test_the_check_of_exports_runs_without_a_checkout():
+    (result,) = [result for result in check_plugin(DCBench) if result.check.name == "export_is_read_back"]
+    assert (result.status, result.reason) == ("passed", "")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Sets in other people's formats: what is exported comes back as it was, and bad files change nothing."""
 
+import hashlib
 import json
 import pickle
 
@@ -14,6 +15,7 @@ from tiny_runs import command, run
 from benchmark_adapters.formats import FORMATS, load_format
 from benchmark_adapters.formats.base import Exported, load_tensors
 from benchmark_adapters.formats.dc_bench import LAYOUTS
+from dd_plugins import __version__
 from dd_plugins.api import DataError, RawData, UsageError
 from dd_plugins.datasets import build_real_data, load_dataset
 from dd_plugins.datasets.zca import whitened
@@ -98,6 +100,124 @@ def test_nothing_is_overwritten_and_nothing_is_left_half(name, settings, tmp_pat
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("place", ["torch.save", "benchmark_adapters.formats.dc_bench.write_about"])
+@pytest.mark.parametrize("layout", ["dm", "tm"])
+def test_an_interrupted_export_for_dc_bench_leaves_nothing(layout, place, tmp_path, monkeypatch):
+    """Stopped behind the first file, or before the one that tells of them."""
+    save, saved = torch.save, []
+
+    def stopped(content, path, *_, **__):
+        if place == "torch.save" and not saved:
+            saved.append(path)
+            save(content, path)
+            if layout != "dm":  # which has one file
+                return
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        load_format("dc-bench", {"layout": layout}).write(exported(make_real()), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- what an export for DC-BENCH says of itself ----------------------------------------------------------------------
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_bundle_tells_what_the_files_leave_open(layout, tmp_path):
+    real = make_real()
+    out = exported(real)
+    *files, bundle = load_format("dc-bench", {"layout": layout}).write(out, tmp_path)
+    assert sorted([*files, bundle]) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert json.loads(bundle.read_text()) == {
+        "name": "hmn + idc",
+        "run": "1",
+        "data": json.loads(json.dumps(real.spec.to_dict())),
+        "classes": list(real.class_names),
+        "ipc": 2,
+        "images_per_class": [2, 1, 3, 2],
+        "normalised_with": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]},
+        "whitened": False,
+        "dd_plugins": __version__,
+        "sha256": {path.name: digest(path) for path in files},
+    }
+    assert real.spec.fingerprint
+
+
+def test_an_import_needs_no_bundle_but_heeds_one(tmp_path):
+    real, form = make_real(), load_format("dc-bench", {"layout": "random"})
+    images, labels, bundle = form.write(exported(real), tmp_path)
+    told = bundle.read_text()
+    torch.save(torch.load(labels, weights_only=True).flip(0), labels)
+    for path in (tmp_path, images):
+        with pytest.raises(DataError, match=r"CIFAR10_IPC2_normalize_labels.pt changed after the export") as caught:
+            form.read(path, real)
+        assert "normalize_images" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+    for damaged in ("{", "[]", json.dumps({**json.loads(told), "data": {}})):
+        bundle.write_text(damaged)
+        with pytest.raises(DataError, match=r"bundle.json: damaged"):
+            form.read(tmp_path, real)
+    bundle.write_text(json.dumps({**json.loads(told), "sha256": "none"}))
+    with pytest.raises(DataError, match="changed after the export"):
+        form.read(tmp_path, real)
+    bundle.unlink()
+    assert torch.equal(form.read(tmp_path, real).targets, exported(real).targets.flip(0))
+
+
+def test_a_bundle_tells_in_which_space_the_images_are(tmp_path):
+    plain, form = make_real(shape=(3, 8, 8)), load_format("dc-bench", {"layout": "tm"})
+    white = whitened(plain, tmp_path / "cache")
+    (*_, bundle) = form.write(exported(white), tmp_path / "white")
+    about = json.loads(bundle.read_text())
+    assert (about["whitened"], about["normalised_with"]) == (True, None)
+    form.write(exported(plain), tmp_path / "plain")
+    with pytest.raises(DataError, match="the set is whitened: import it with"):
+        form.read(tmp_path / "white", plain)
+    with pytest.raises(DataError, match="the set is not whitened: import it without"):
+        form.read(tmp_path / "plain", white)
+
+
+# ---- a set in shards -------------------------------------------------------------------------------------------------
+
+
+def in_shards(real):
+    return exported(real, counts=(4, 1, 3, 4), ipc=50)
+
+
+def test_a_set_in_shards_comes_back_as_it_was(tmp_path):
+    real, form = make_real("tiny-imagenet", (3, 64, 64)), load_format("dc-bench", {"layout": "tm"})
+    out = in_shards(real)
+    *files, bundle = form.write(out, tmp_path)
+    assert list(json.loads(bundle.read_text())["sha256"].values()) == [digest(path) for path in sorted(files)]
+    for path in (tmp_path, bundle.parent, files[0], files[3]):
+        found = form.read(path, real)
+        assert torch.equal(found.targets, out.targets)
+        torch.testing.assert_close(found.images, out.images, atol=2e-6, rtol=0)
+    sizes = [path.stat().st_size for path in files[:5]]
+    assert max(sizes) < 3.5 * 3 * 64 * 64 * 4  # each holds its own images alone
+
+
+def test_shards_that_do_not_make_a_set_are_refused(tmp_path):
+    real, form = make_real("tiny-imagenet", (3, 64, 64)), load_format("dc-bench", {"layout": "tm"})
+    *files, bundle = form.write(in_shards(real), tmp_path)
+    last = torch.load(files[4], weights_only=True)
+    torch.save(last.flip(0), files[4])
+    with pytest.raises(DataError, match=r"IPC50: images_best_4.pt changed after the export"):
+        form.read(tmp_path, real)
+    bundle.unlink()
+    torch.save(last[..., :32], files[4])
+    with pytest.raises(DataError, match=r"images_best_0.pt and its 4 other shards are no parts of one tensor"):
+        form.read(tmp_path, real)
+    files[4].unlink()
+    with pytest.raises(DataError, match=r"images_best_4.pt: no such file"):
+        form.read(tmp_path, real)
+
+
 # ---- layouts -------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +263,31 @@ def test_dc_bench_says_what_it_does_not_know(tmp_path):
     with pytest.raises(DataError, match=r"expected one set of cifar10, but found .*DM.*TM.*; name its file"):
         load_format("dc-bench").read(tmp_path, real)
     assert len(load_format("dc-bench").read(tmp_path / "distilled_results/TM", real).targets) == 8
+
+
+def test_dc_bench_finds_its_shards(tmp_path):
+    """As its documentation says: the set of TM for tinyimagenet at IPC 50, and no other one, lies in five pairs."""
+    real = make_real("tiny-imagenet", (3, 64, 64))
+    out = in_shards(real)
+    load_format("dc-bench", {"layout": "tm"}).write(out, tmp_path)
+    folder = tmp_path / "distilled_results/TM/tinyimagenet/IPC50"
+    names = [f"{part}_best_{shard}.pt" for part in ("images", "labels") for shard in range(5)]
+    assert sorted(path.name for path in folder.glob("*.pt")) == names
+    held = [torch.load(folder / name, weights_only=True) for name in names]
+    assert [len(images) for images in held[:5]] == [len(labels) for labels in held[5:]]
+    images, labels = torch.cat(held[:5]), torch.cat(held[5:])
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert torch.equal(labels, out.targets)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(images * std + mean, real.spec.denormalize(out.images), atol=1e-5, rtol=0)
+    load_format("dc-bench", {"layout": "tm"}).write(exported(real, ipc=10), tmp_path)
+    load_format("dc-bench").write(out, tmp_path)
+    found = {str(path.relative_to(tmp_path / "distilled_results")) for path in tmp_path.rglob("*.pt")}
+    assert found - {f"TM/tinyimagenet/IPC50/{name}" for name in names} == {
+        "TM/tinyimagenet/IPC10/images_best.pt",
+        "TM/tinyimagenet/IPC10/labels_best.pt",
+        "DM/tinyimagenet/IPC50/res_DM_tinyimagenet_ConvNetD4_50ipc.pt",
+    }
 
 
 def test_pictures_are_those_of_an_image_folder(tmp_path):
@@ -298,6 +443,14 @@ def test_a_run_goes_out_and_comes_in_as_a_run(name, finished, tmp_path, capsys):
     (own,) = record["scores"]
     assert score["trials"] == own["trials"]  # the same images under the same protocol
     assert found["name"] == "back"
+
+
+def test_an_export_says_which_run_it_is_of(finished, tmp_path):
+    out, record = finished
+    assert command("export", record["id"], "--to", "pt", "--root", tmp_path / "set", "--out", out) == 0
+    about = json.loads((tmp_path / "set/about.json").read_text())
+    assert (about["run"], about["name"], about["config"]) == (record["id"], record["name"], record["config"])
+    assert about["storage"] == {part: record["storage"][part] for part in ("elements", "bytes", "budget")}
 
 
 def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys):

@@ -6,6 +6,7 @@ import pickle  # for the name of its error alone
 import re
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def load_tensors(path: Path) -> Any:
         raise DataError(f"{path}: damaged, or no file of tensors ({type(error).__name__}: {first})") from None
 
 
-def checked(images: Any, targets: Any, real: RealData, where: Path) -> Imported:
+def checked(images: Any, targets: Any, spec: DataSpec, class_names: Sequence[str], where: Path) -> Imported:
     """Images and hard labels that go with a data set.
 
     Raises:
@@ -98,7 +99,6 @@ def checked(images: Any, targets: Any, real: RealData, where: Path) -> Imported:
     """
     if not isinstance(images, Tensor) or not isinstance(targets, Tensor):
         raise DataError(f"{where}: expected two tensors, but got {type(images).__name__} and {type(targets).__name__}")
-    spec = real.spec
     if images.layout != torch.strided or targets.layout != torch.strided or not len(images):
         raise DataError(f"{where}: no image, or sparse tensors")
     if images.dim() != 4 or tuple(images.shape[1:]) != spec.image_shape:
@@ -119,7 +119,7 @@ def checked(images: Any, targets: Any, real: RealData, where: Path) -> Imported:
     held = torch.bincount(whole, minlength=spec.num_classes)
     if int(held.min()) < 1:
         empty = int(held.argmin())
-        raise DataError(f"{where}: no image of class {empty} ({real.class_names[empty]})")
+        raise DataError(f"{where}: no image of class {empty} ({class_names[empty]})")
     return Imported(images.detach().float(), whole)
 
 

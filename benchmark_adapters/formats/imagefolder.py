@@ -37,7 +37,7 @@ class ImageFolders(Format):
         same_spec(path, real)
         try:
             held, _ = read_tensors(path / EXACT)
-            return checked(held.get("images"), held.get("labels"), real, path / EXACT)
+            return checked(held.get("images"), held.get("labels"), real.spec, real.class_names, path / EXACT)
         except SyntheticFileError as error:
             raise DataError(f"{error}; pictures alone are not the set, which has more than 256 levels") from None
 

@@ -93,7 +93,7 @@ class ParquetFormat(Format):
             raise DataError(
                 f"{file}: {len(flat)} numbers are not {len(labels)} images {real.spec.image_shape}"
             ) from None
-        return checked(images, torch.from_numpy(np.array(labels)), real, file)
+        return checked(images, torch.from_numpy(np.array(labels)), real.spec, real.class_names, file)
 
 
 def _card(exported: Exported) -> str:

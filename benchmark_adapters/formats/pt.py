@@ -40,22 +40,23 @@ class PtFormat(Format):
         content = load_tensors(file)
         if not isinstance(content, dict) or not {"images", "labels"} <= set(content):
             raise DataError(f"{file}: expected a mapping with images and labels")
-        return checked(content["images"], content["labels"], real, file)
+        return checked(content["images"], content["labels"], real.spec, real.class_names, file)
 
 
-def write_about(exported: Exported, folder: Path) -> None:
-    """Writes what the tensors do not tell: the data set's spec, the budget, where the set comes from."""
+def write_about(exported: Exported, folder: Path, name: str = ABOUT, **more: Any) -> None:
+    """Writes what the tensors do not tell: the data set's spec, the budget, where the set comes from, and ``more``."""
     about = {"data": exported.data.to_dict(), "ipc": exported.ipc, "classes": list(exported.class_names)}
-    (folder / ABOUT).write_text(json.dumps({**about, **exported.notes}, indent=1, sort_keys=True) + "\n")
+    told = {**about, **exported.notes, **more}
+    (folder / name).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_about(folder: Path, name: str = ABOUT) -> dict[str, Any]:
     """What `write_about` wrote; empty where there is none.
 
     Raises:
         DataError: If it is damaged.
     """
-    file = folder / ABOUT
+    file = folder / name
     if not file.exists():
         return {}
     try:

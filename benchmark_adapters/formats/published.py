@@ -7,13 +7,14 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from benchmark_adapters.formats.base import Format, Imported, checked, load_tensors, rescaled
-from dd_plugins.api import DataError, RealData
+from dd_plugins.api import DataError, DataSpec, RealData
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 CIFAR10: Constants = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -36,7 +37,7 @@ class DC(Format):
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the file."""
         images, targets = last_experiment(path)
-        return into_model_space(images, targets, OF_DC, real, path, whitens=False)
+        return into_model_space(images, targets, OF_DC, real.spec, real.class_names, path, whitens=False)
 
 
 class MTT(Format):
@@ -45,7 +46,7 @@ class MTT(Format):
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the folder."""
         images, targets = (load_tensors(path / f"{name}_best.pt") for name in ("images", "labels"))
-        return into_model_space(images, targets, OF_MTT, real, path)
+        return into_model_space(images, targets, OF_MTT, real.spec, real.class_names, path)
 
 
 class DDRanking(Format):
@@ -54,7 +55,7 @@ class DDRanking(Format):
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the folder."""
         images, targets = (load_tensors(path / f"{name}.pt") for name in ("images", "labels"))
-        return into_model_space(images, targets, OF_DDRANKING, real, path)
+        return into_model_space(images, targets, OF_DDRANKING, real.spec, real.class_names, path)
 
 
 def last_experiment(path: Path) -> tuple[Any, Any]:
@@ -72,7 +73,13 @@ def last_experiment(path: Path) -> tuple[Any, Any]:
 
 
 def into_model_space(
-    images: Tensor, targets: Tensor, known: dict[str, Constants], real: RealData, where: Path, whitens: bool = True
+    images: Tensor,
+    targets: Tensor,
+    known: dict[str, Constants],
+    spec: DataSpec,
+    class_names: Sequence[str],
+    where: Path,
+    whitens: bool = True,
 ) -> Imported:
     """Images that were normalised with published constants, or whitened, in the model space of a data set.
 
@@ -80,7 +87,8 @@ def into_model_space(
         images: As they were published.
         targets: Their labels.
         known: For each data set mean and deviation.
-        real: The data set.
+        spec: The data set.
+        class_names: One name a class, for messages.
         where: For messages.
         whitens: Whether sets of this kind come whitened too.
 
@@ -89,14 +97,14 @@ def into_model_space(
     Raises:
         DataError: If nobody knows what they were normalised with.
     """
-    found = checked(images, targets, real, where)
-    if "ZCA" in real.spec.origin and not whitens:
+    found = checked(images, targets, spec, class_names, where)
+    if "ZCA" in spec.origin and not whitens:
         raise DataError(f"{where}: sets of this kind are not whitened; import it without data.zca")
-    if "ZCA" in real.spec.origin:  # the model space of a whitened data set is the whitened space
+    if "ZCA" in spec.origin:  # the model space of a whitened data set is the whitened space
         return found
-    name = real.spec.name
+    name = spec.name
     if name not in known:
         raise DataError(
             f"{where}: what images of {name} were normalised with is not known; known are {', '.join(known)}"
         )
-    return Imported(rescaled(found.images, *known[name], to=real.spec), found.targets)
+    return Imported(rescaled(found.images, *known[name], to=spec), found.targets)

@@ -42,7 +42,9 @@ def export_set(
     loaded = load_set(stored, dataset, trusted, options)
     synthetic, record = loaded.synthetic, loaded.record
     notes: dict[str, Any] = {"name": record["name"], "run": record.get("id", ""), "dataset": loaded.spec}
-    notes["data_settings"] = record.get("config", {}).get("data", {})
+    notes["config"] = record.get("config", {})
+    notes["data_settings"] = notes["config"].get("data", {})
+    notes["storage"] = {part: record["storage"][part] for part in ("elements", "bytes", "budget")}
     names = loaded.real.class_names
     exported = Exported(synthetic.images.cpu(), synthetic.targets.cpu(), synthetic.data, names, loaded.ipc, notes)
     return form.write(exported, root)
