@@ -506,6 +506,18 @@ def test_the_first_interrupt_ends_a_training_between_two_updates_and_loses_none(
     assert torch.equal(weights(whole.generator), weights(again.generator))
 
 
+def test_gates_that_cannot_be_measured_cost_no_training(tmp_path, monkeypatch):
+    real, recipe = make_real(), PriorRecipe(**TINY)
+    with monkeypatch.context() as patch:
+        patch.setattr(find, "measure", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            find.find_prior(tmp_path, real, recipe, Factory(real))
+    monkeypatch.setattr(TRAINERS["gan"], "update", lambda *_: pytest.fail("trained again"))
+    found = find.find_prior(tmp_path, real, recipe, Factory(real))
+    assert found.gates is not None
+    assert not list(tmp_path.rglob("training.safetensors"))
+
+
 def test_an_interrupt_that_no_job_heard_is_not_lost():
     with pytest.raises(KeyboardInterrupt), interruptible_jobs(Reporter(Console(quiet=True))):
         signal.raise_signal(signal.SIGINT)

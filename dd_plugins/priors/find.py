@@ -120,6 +120,7 @@ def _train(trainer: Trainer, checkpoint: Path, job: StartJob, checkpoint_seconds
 
     with job(f"train the prior ({trainer.recipe.kind})", trainer.recipe.steps) as update:
         trainer.run(note)
+    save()  # its gates are still to be measured, which takes a while
     return spent + time.perf_counter() - begun
 
 
