@@ -54,6 +54,12 @@ def test_feature_a_resumed_job_counts_its_own_steps_alone(clock):
     assert out.getvalue().splitlines() == ["condense: 52/100 30.0 s/step, 24 min left"]
 
 
+def test_feature_a_job_that_begins_anew_counts_anew(clock):
+    told = lines(lambda job, done: job.update(done % 40 + 1), clock, [1.0] * 40 + [10.0] * 25)
+    assert told[0] == "condense: 3/100 10.0 s/step, 16 min left"
+    assert all("10.0 s/step" in line for line in told)
+
+
 def test_feature_a_job_within_a_job_has_a_bar_of_its_own_while_it_lasts():
     out = StringIO()
     reporter = Reporter(Console(file=out, width=200, force_terminal=True))

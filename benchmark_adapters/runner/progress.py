@@ -64,13 +64,15 @@ class Job:
         self.told = time.perf_counter()
         # The clock starts behind the first step, which may do one-off work and would spoil the time left.
         self.first: tuple[int, float] | None = None
+        self.last = done
         self.task = bar.add_task(name, total=total, completed=done, note="") if bar else None
 
     def update(self, done: int, note: str = "") -> None:
         """Says how many steps are done, with a note such as the loss."""
         now = time.perf_counter()
-        if self.first is None:
+        if self.first is None or done < self.last:  # the first step, also of a job that begins anew
             self.first = (done, now)
+        self.last = done
         first, begun = self.first
         step = (now - begun) / (done - first) if done > first else None
         text = " ".join(part for part in (note, f"{_duration(step)}/step" if step else "") if part)
