@@ -10,11 +10,12 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
+from benchmark_adapters.report import benchmarks
 from benchmark_adapters.report.comparison import markdown
 from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.report.summary import HEADER, committed_records, read_records, rows
-from benchmark_adapters.report.tables import ledger_table, score_table
+from benchmark_adapters.report.tables import benchmarks_rows, ledger_table, score_table
 from dd_plugins.api import DataSpec, UsageError
 
 
@@ -182,6 +183,36 @@ def test_preview_shows_a_row_for_each_class_in_true_colours(tmp_path):
 def test_the_readme_shows_the_committed_records():
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert markdown(HEADER, rows(committed_records())) in readme
+    assert markdown(benchmarks.HEADER, benchmarks.rows(committed_records())) in readme
+
+
+def scored_by(benchmark, metric, trials, **metrics):
+    about = {"benchmark": benchmark, "protocol": "p", "protocol_hash": f"h-{benchmark}", "network": "n"}
+    return {**about, "metric": metric, "trials": trials, "metrics": metrics}
+
+
+def test_benchmarks_stand_side_by_side_with_what_each_has():
+    made = record(1, [0.8])
+    made["benchmarks"] = [
+        scored_by("native", "accuracy", [0.5, 0.7], HLR=[0.2, 0.4], ARS=[0.3, 0.3]),
+        scored_by("dd-ranking", "LRS", [0.25], accuracy=[0.4]),
+    ]
+    one, other = (dict(zip(benchmarks.HEADER, row, strict=True)) for row in benchmarks.rows([made, record(2, [0.9])]))
+    assert (one["benchmark"], one["n"], one["accuracy"], one["LRS"], one["HLR"]) == (
+        "dd-ranking", "1", "0.400", "0.250", "",
+    )  # fmt: skip
+    low, high = stats.t.interval(0.95, 1, loc=0.6, scale=stats.sem([0.5, 0.7]))
+    assert other["accuracy"] == f"0.600 +- {(high - low) / 2:.3f}"
+    assert (other["ARS"], other["LRS"], other["method"]) == ("0.300 +- 0.000", "", "hmn")
+
+
+def test_a_score_that_a_benchmark_gives_too_stands_once():
+    made = record(1, [0.8])
+    made["scores"][0]["benchmark"] = "native"
+    assert [row[0] for row in benchmarks_rows(made)] == ["native"]
+    twin = {**scored_by("native", "accuracy", [0.8], HLR=[0.1]), "protocol_hash": "h-dsa"}
+    made["benchmarks"] = [twin]
+    assert [row[3] for row in benchmarks_rows(made)] == ["accuracy", "HLR"]
 
 
 def test_a_narrow_terminal_keeps_names_and_accuracies():

@@ -96,7 +96,10 @@ BENCHMARKS_HEADER = ("benchmark", "protocol", "network", "metric", "score")
 def benchmarks_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The scores of all benchmarks, one metric a row: means with 95 % t-intervals over trials, fractions."""
     rows: list[tuple[str, ...]] = []
-    for entry in [*({**score, "metric": "accuracy"} for score in record["scores"]), *record.get("benchmarks", [])]:
+    others = record.get("benchmarks", [])
+    told = {(entry["benchmark"], entry["protocol_hash"]) for entry in others}
+    own = [s for s in record["scores"] if (s["benchmark"], s["protocol_hash"]) not in told]
+    for entry in [*({**score, "metric": "accuracy"} for score in own), *others]:
         metrics = {entry["metric"]: entry["trials"], **entry.get("metrics", {})}
         for number, (metric, trials) in enumerate(metrics.items()):
             about = (entry["benchmark"], entry["protocol"], entry["network"]) if not number else ("", "", "")
@@ -114,7 +117,7 @@ def benchmarks_table(record: Mapping[str, Any]) -> Table:
     )
     *about, score = BENCHMARKS_HEADER
     for name in about:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "metric")
     table.add_column(score, justify="right", no_wrap=True)
     for row in benchmarks_rows(record):
         table.add_row(*map(escape, row))
