@@ -93,6 +93,7 @@ class Benchmark(ABC):
 
     api_version: ClassVar[int] = 1
     needs: ClassVar[str] = ""  # a module that it is no use without; the distribution has an extra of that name
+    follows_protocol: ClassVar[bool] = False  # whether it scores by the protocol of the context
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):

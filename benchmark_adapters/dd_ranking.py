@@ -19,6 +19,7 @@ Deviations:
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,8 @@ class DDRankingBenchmark(Benchmark):
 
     def missing(self) -> bool:
         """The package, unless another interpreter is named that has it."""
+        if self.config.python is not None and shutil.which(self.config.python) is None:
+            raise UsageError(f"benchmark.python = {self.config.python}: no such program")
         return self.config.python is None and super().missing()
 
     def cells(self) -> Sequence[Cell]:

@@ -31,6 +31,7 @@ PLAIN = "none"
 class NativeBenchmark(Benchmark):
     """Test accuracy under one frozen protocol, and HLR, IOR, LRS and ARS by the same trainings."""
 
+    follows_protocol = True
     check_settings: ClassVar[Mapping[str, Any]] = {
         "protocol": {
             "name": "tiny",

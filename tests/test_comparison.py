@@ -214,6 +214,18 @@ def test_compare_scores_every_set_across_networks(tmp_path, capsys):
     assert "evaluate" not in err
 
 
+def test_across_networks_the_protocol_is_that_of_the_comparison(tmp_path, capsys):
+    """And not the one that a run was scored under first, in the same folder."""
+    words = ["compare", "--methods", "dm", "--dataset", "digits", "--ipc", "1", "--out", str(tmp_path), "--trials", "1"]
+    words += [word for text in TINY for word in ("--set", text)]
+    assert command(*words) == 0
+    assert command(*words, "--set", "protocol.train.lr=0.005", "--across", "lenet,mlp") == 0, capsys.readouterr().err
+    (file,) = [file for file in tmp_path.glob("*/record.json") if "dm" in json.loads(file.read_text())["name"]]
+    scored = [score["protocol"] for score in json.loads(file.read_text())["scores"] if score["network"] != "convnet"]
+    assert len(scored) == 2
+    assert all("lr=0.005" in protocol for protocol in scored)
+
+
 def test_matrix_is_every_pair():
     assert [c.name for c in matrix(["a", "b"], ["x", "y"], [])] == ["a + x", "a + y", "b + x", "b + y"]
 

@@ -1,6 +1,7 @@
 """Conformance checks: every built-in passes, and for every check a wrong plugin fails it and nothing else."""
 
 import importlib
+import re
 
 import pytest
 from tiny_runs import command
@@ -121,7 +122,8 @@ def test_a_gradient_cannot_be_checked_in_float32(objective):
 def test_objectives_are_checked_with_colour_and_with_grey():
     found = result_of("matches_are_well_formed", ForColour)
     assert found.status == "failed"
-    assert found.reason.endswith("(with 3 classes of images (1, 12, 10))")
+    assert "(with 3 classes of images (1, 12, 10))" in found.reason
+    assert re.search(r"\(wrong_plugins\.py, line \d+\)$", found.reason)
     assert result_of("matches_are_well_formed", RefusesGrey).status == "passed"
 
 

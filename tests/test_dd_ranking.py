@@ -119,6 +119,8 @@ def test_without_the_extra_it_says_what_to_install_before_anything_runs(tmp_path
         (["--set", "benchmark.epochs=5"], "no such benchmark scores the set; --benchmark NAME names one"),
         (["--benchmark", "native", "--set", "dd-ranking:benchmark.epochs=5"], "no such benchmark scores the set"),
         (["--benchmark", "dc"], "unknown benchmark 'dc'"),
+        (["--benchmark", "native,dc"], "unknown benchmark 'dc'"),
+        (["--benchmark", "dd-ranking", "--set", "benchmark.python=/no/python"], "benchmark.python = /no/python: no"),
         (["--benchmark", "dd-ranking", "--set", "benchmark.epoch=5"], "benchmark.epoch; did you mean epochs"),
     ],
 )

@@ -260,7 +260,9 @@ def test_dc_bench_says_what_it_does_not_know(tmp_path):
     real = make_real()
     for layout in ("dm", "tm"):
         load_format("dc-bench", {"layout": layout}).write(exported(real), tmp_path)
-    with pytest.raises(DataError, match=r"expected one set of cifar10, but found .*DM.*TM.*; name its file"):
+    with pytest.raises(
+        DataError, match=r"expected one set of cifar10 below a folder CIFAR10, but found .*DM.*TM.*; name its file"
+    ):
         load_format("dc-bench").read(tmp_path, real)
     assert len(load_format("dc-bench").read(tmp_path / "distilled_results/TM", real).targets) == 8
 
@@ -453,6 +455,16 @@ def test_an_export_says_which_run_it_is_of(finished, tmp_path):
     assert about["storage"] == {part: record["storage"][part] for part in ("elements", "bytes", "budget")}
 
 
+def test_an_interrupted_export_says_that_nothing_was_written(finished, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    out, record = finished
+    monkeypatch.setattr("benchmark_adapters.runner.exchange.load_set", interrupted)
+    assert command("export", record["id"], "--to", "pt", "--root", tmp_path / "x", "--out", out) == 130
+    assert "interrupted; nothing was written" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys):
     out, record = finished
     real = load_dataset("digits")
@@ -461,13 +473,15 @@ def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys):
         (["export", record["id"], "--to", "zip", "--root", tmp_path / "x", "--out", out], "unknown format"),
         (["export", record["id"], "--to", "dc-bench", "--root", tmp_path / "x", "--out", out], "does not know"),
         (["export", "0123456789", "--to", "pt", "--root", tmp_path / "x", "--out", out], "0123456789"),
+        (["import", tmp_path / "res_x.pt", "--from", "dc", "--ipc", 0, "--out", tmp_path / "y"], "--ipc"),
+        (["import", tmp_path, "--from", "dc", "--out", tmp_path / "y"], "is a folder; name its file"),
         (["import", tmp_path / "nothing", "--from", "pt", "--out", tmp_path / "y"], "no such file"),
         (["import", tmp_path / "res_x.pt", "--from", "dc", "--out", tmp_path / "y"], "is not known"),
     ):
         assert command(*words) in (1, 2)
         error = capsys.readouterr().err
         assert told in error
-        assert error.count("\n") == 1
+        assert error.count("\n") == 1 or "--ipc" in error  # that one is typer's own
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "y").exists()
     assert len(FORMATS) == 7

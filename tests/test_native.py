@@ -149,5 +149,28 @@ def test_a_run_is_scored_by_its_own_protocol_and_the_numbers_stand_in_its_record
     assert entry["protocol_hash"] == saved["scores"][0]["protocol_hash"]
     (whole,) = [y["trials"] for y in saved["yardsticks"] if y["name"].startswith("whole")]
     assert entry["metrics"]["HLR"] == pytest.approx([f - t for f, t in zip(whole, entry["trials"], strict=True)])
+    assert "ARS" in shown(tmp_path, record, capsys)
     assert command(*words) == 0  # again, with other weights: in its place
     assert len(json.loads((tmp_path / record["id"] / "record.json").read_text())["benchmarks"]) == 1
+
+
+def shown(out, record, capsys):
+    assert command("show", record["id"], "--out", out) == 0
+    return capsys.readouterr().out
+
+
+def test_the_commands_protocol_is_followed(tmp_path, capsys):
+    record = run(tmp_path)
+    words = ["eval", record["id"], "--out", tmp_path, "--device", "cpu", "--benchmark", "native", "--trials", "1"]
+    assert command(*words, "--set", "protocol.train.epochs=3", "--network", "mlp") == 0, capsys.readouterr().err
+    (entry,) = json.loads((tmp_path / record["id"] / "record.json").read_text())["benchmarks"]
+    assert len(entry["trials"]) == 1
+    assert "epochs=3" in entry["protocol"]
+    assert entry["network"] == "mlp"
+
+
+@pytest.mark.parametrize("idle", [("--trials", "1"), ("--protocol", "dsa"), ("--set", "protocol.train.epochs=3")])
+def test_what_a_benchmark_does_not_follow_is_refused(idle, tmp_path, capsys):
+    words = ["eval", "any", "--out", tmp_path, "--benchmark", "dc-bench", *idle]
+    assert command(*words) == 2
+    assert "takes no protocol, network or number of trials" in capsys.readouterr().err

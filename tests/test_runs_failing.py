@@ -17,6 +17,7 @@ from dd_plugins.api import (
     DivergedError,
     Match,
     MatchingObjective,
+    PluginContractError,
     ResumeMismatch,
     RunLocked,
     StorageBudgetExceeded,
@@ -277,3 +278,20 @@ def test_a_folder_of_runs_that_is_a_file(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"dd-bench: {tmp_path / 'runs'}")
     assert error.count("\n") == 1
+
+
+class Forgetful(Pixel):
+    """Keeps a part of its images outside what is stored."""
+
+    def reset(self, generator, real):
+        super().reset(generator, real)
+        self.shift = 1.0
+
+    def _decode(self, index):
+        return super()._decode(index) + getattr(self, "shift", 0.0)
+
+
+def test_a_container_whose_file_gives_other_images_is_no_result(tmp_path):
+    with pytest.raises(PluginContractError, match=r"other images.*must be an nn\.Parameter or a buffer"):
+        run(tmp_path, {"method": "pixel", "parameterization": f"{__name__}:Forgetful"}, [*OBJECTIVE, *PROTOCOL])
+    assert not list(tmp_path.rglob("synthetic.safetensors"))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.options import Assignments, BenchmarkName, DataRoot, Device, Out
+from benchmark_adapters.cli.options import Assignments, BenchmarkName, DataRoot, Device, Out, names_of
 
 EPILOG = """
 **Examples**
@@ -72,13 +72,20 @@ def evaluate(
             said = f"class-relevant feature distance to the real training images{judge}: {value:.6g}"
             console.print(said, highlight=False)
         return
-    own, settings = split_settings(assignments or [], benchmark or [])
+    own, settings = split_settings(assignments or [], names_of(benchmark))
+    own = [*own, *([f"protocol.trials={trials}"] if trials else [])]
     if settings:
-        for name, made in [(name, make_benchmark(name, each)) for name, each in settings.items()]:
-            record = score_by(name, made, stored, dataset, param, options, Reporter(console))
+        made = {name: make_benchmark(name, each) for name, each in settings.items()}
+        own += [f"protocol.network.name={network}"] if network else []
+        if (own or protocol) and not any(each.follows_protocol for each in made.values()):
+            raise UsageError(
+                f"{', '.join(made)} takes no protocol, network or number of trials of this command; its settings are "
+                f"--set benchmark.KEY=VALUE"
+            )
+        for name, each in made.items():
+            record = score_by(name, each, stored, dataset, param, options, Reporter(console), protocol, own)
         console.print(benchmarks_table(record))
         return
-    own = [*own, *([f"protocol.trials={trials}"] if trials else [])]
     record, scores, ipc = rescore(stored, networks, protocol, dataset, param, own, options, Reporter(console))
     for score in scores:
         console.print(score_table(record, score, ipc))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.options import Assignments, DataRoot, Dataset, Ipc, Out
+from benchmark_adapters.cli.options import Assignments, DataRoot, Dataset, Out
 
 EXPORT_EPILOG = """
 **Examples**
@@ -53,7 +55,9 @@ def export_run(
     from benchmark_adapters.runner.system import choose_device
 
     form = load_format(to, {"layout": layout} if layout else {})
-    for path in export_set(stored, form, root, dataset, param, Options(out, choose_device("cpu"), data_root)):
+    with _said_of_an_interrupt():
+        written = export_set(stored, form, root, dataset, param, Options(out, choose_device("cpu"), data_root))
+    for path in written:
         typer.echo(path)
 
 
@@ -63,7 +67,9 @@ def import_run(
         str, typer.Option("--from", help="Format: dc, mtt, dc-bench, ddranking, pt, imagefolder or parquet.")
     ],
     dataset: Dataset = None,
-    ipc: Ipc = None,
+    ipc: Annotated[
+        int | None, typer.Option(min=1, help="Its budget; by default as many images as a class has.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Its name in tables.")] = None,
     assignments: Assignments = None,
     data_root: DataRoot = None,
@@ -77,7 +83,17 @@ def import_run(
 
     options = Options(out, choose_device("cpu"), data_root)
     flags = {"dataset": dataset, "ipc": ipc}
-    record = import_set(path, load_format(source), name, flags, assignments or [], options)
+    with _said_of_an_interrupt():
+        record = import_set(path, load_format(source), name, flags, assignments or [], options)
     counts = record["images_per_class"]
     typer.echo(f"run {record['id']}: {record['name']}, {sum(counts)} images, IPC {record['config']['ipc']}")
+    typer.echo("its images count as pixels, whatever held them before: scores against the budget are those of this IPC")
     typer.echo(f"next: dd-bench eval {record['id']}")
+
+
+@contextmanager
+def _said_of_an_interrupt() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; nothing was written") from None

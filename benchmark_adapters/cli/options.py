@@ -71,7 +71,7 @@ BenchmarkName = Annotated[
     list[str] | None,
     typer.Option(
         "--benchmark",
-        help="Scores the set too; repeatable (dd-bench list benchmark).",
+        help="Scores the set too; one or several, joined by commas (dd-bench list benchmark).",
         rich_help_panel=RUN_PANEL,
         autocompletion=lambda: complete("benchmark"),
     ),
@@ -98,3 +98,8 @@ DataRoot = Annotated[
     typer.Option(help="Folder under which data sets lie or are downloaded to.", rich_help_panel=WHERE_PANEL),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=WHERE_PANEL)]
+
+
+def names_of(options: list[str] | None) -> list[str]:
+    """The names of an option that may be repeated, or hold several that are joined by commas."""
+    return [name.strip() for text in options or [] for name in text.split(",") if name.strip()]

@@ -27,6 +27,7 @@ from benchmark_adapters.cli.options import (
     ProtocolName,
     Prune,
     Seed,
+    names_of,
 )
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def run(
         "seed": seed,
         "steps": steps,
     }
-    own, settings = split_settings(assignments or [], benchmark or [])
+    own, settings = split_settings(assignments or [], names_of(benchmark))
     resolved = resolve(flags, own, config)
     # What is missing is told before hours are spent.
     made = {name: make_benchmark(name, each) for name, each in settings.items()}

@@ -28,7 +28,7 @@ def show(
 
     from rich.console import Console
 
-    from benchmark_adapters.report.tables import ledger_table, score_table
+    from benchmark_adapters.report.tables import benchmarks_table, ledger_table, score_table
     from benchmark_adapters.runner.find import find_run, read_record
 
     folder = find_run(run, out)
@@ -40,6 +40,8 @@ def show(
     config, made, pruned = record["config"], record["condensation"], record.get("pruning")
     for score in record["scores"]:
         console.print(score_table(record, score, config["ipc"]))
+    if record.get("benchmarks"):
+        console.print(benchmarks_table(record))
     console.print(ledger_table(record["storage"]["ledger"], record["storage"]["budget"]))
     lines = [f"run {record['id']}: {record['name']} (method {config['method']}), seed {config['seed']}"]
     if "steps" in made:

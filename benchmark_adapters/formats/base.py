@@ -86,9 +86,10 @@ def load_tensors(path: Path) -> Any:
         told = re.search(r"GLOBAL ([\w.]+)", str(error))
         asked = f"it asks for {told[1]}" if told else "it is no file of tensors"
         raise DataError(f"{path} holds more than tensors, and nothing in it was run: {asked}") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; name its file") from None
     except Exception as error:  # whatever a reader makes of bytes that are no pickle
-        first = str(error).partition("\n")[0]
-        raise DataError(f"{path}: damaged, or no file of tensors ({type(error).__name__}: {first})") from None
+        raise DataError(f"{path}: damaged, or no file of tensors ({type(error).__name__})") from None
 
 
 def checked(images: Any, targets: Any, spec: DataSpec, class_names: Sequence[str], where: Path) -> Imported:

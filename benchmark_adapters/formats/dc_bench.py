@@ -193,7 +193,8 @@ def _found(path: Path, dataset: str) -> Path:
     own = [file for file in whole if name in (*file.resolve().parts, "")]
     if len(own) != 1:
         told = ", ".join(str(file) for file in own[:5]) or "none"
-        raise DataError(f"{path}: expected one set of {dataset}, but found {told}; name its file")
+        folder = f" below a folder {name}" if name else ""
+        raise DataError(f"{path}: expected one set of {dataset}{folder}, but found {told}; name its file")
     return own[0]
 
 

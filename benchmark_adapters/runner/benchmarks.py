@@ -11,7 +11,7 @@ from benchmark_adapters.base import Benchmark, Cell, ScoreContext
 from benchmark_adapters.runner.config import settings_of
 from benchmark_adapters.runner.parts import Options
 from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.rescore import load_set
+from benchmark_adapters.runner.rescore import how_to_score, load_set
 from benchmark_adapters.runner.store import read_record_file, write_json
 from dd_plugins import registry
 from dd_plugins.api import MissingExtraError, UsageError
@@ -64,6 +64,8 @@ def score_by(
     trusted: str | None,
     options: Options,
     reporter: Reporter,
+    protocol: str | None = None,
+    assignments: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores a stored set by a benchmark; the entry goes into the record, beside those of others.
 
@@ -75,6 +77,8 @@ def score_by(
         trusted: A ``module:Class`` that the file may import.
         options: Device, data and folder.
         reporter: Shows the progress.
+        protocol: For a benchmark that follows one; by default as the run was scored.
+        assignments: Settings of that protocol.
 
     Returns:
         The record.
@@ -85,6 +89,8 @@ def score_by(
         record = read_record_file(loaded.folder.record) or loaded.record
         reporter.say(f"benchmark {name}")
         folder, made_under = loaded.folder, loaded.made_under
+        if protocol or assignments:
+            made_under = how_to_score(loaded, protocol, assignments).protocol.model_dump(mode="json")
         key = "/".join([name, benchmark.key(), *([made_under["name"]] if made_under else [])])
 
         def on_update(done: int, total: int) -> None:

@@ -30,6 +30,7 @@ from dd_plugins.api import (
     DivergedError,
     MatchingObjective,
     Parameterization,
+    PluginContractError,
     RealData,
     StorageBudget,
     SyntheticSet,
@@ -193,6 +194,7 @@ def _condense(
             raise Interrupted(f"interrupted at step {condensation.step} of {config.steps}; the same command continues")
     container.finish()
     container.save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
+    _check_reloaded(container, config, folder)
     folder.mark(
         "condense",
         sha256=folder.digest(),
@@ -207,6 +209,26 @@ def _condense(
     )
     folder.checkpoint.unlink(missing_ok=True)
     (folder.path / "preview.png").unlink(missing_ok=True)
+
+
+def _check_reloaded(container: Parameterization, config: RunConfig, folder: RunFolder) -> None:
+    """The file alone must give what was condensed; one that does not is no result, and is not kept.
+
+    Raises:
+        PluginContractError: If it gives other images or labels.
+    """
+    loaded = load_stored(folder.synthetic, trusted=config.parameterization.name).to(container.labels.device)
+    loaded.chunk_size = container.chunk_size
+    with torch.no_grad():
+        same = torch.equal(loaded.labels, container.labels) and torch.allclose(
+            loaded.decode(), container.decode(), rtol=1e-3, atol=1e-4, equal_nan=True
+        )
+    if not same:
+        folder.synthetic.unlink()
+        raise PluginContractError(
+            f"{config.parameterization.name}: what was stored gives other images than what was condensed; whatever "
+            f"_decode reads must be an nn.Parameter or a buffer (dd-bench check {config.parameterization.name})"
+        )
 
 
 def start_condensation(

@@ -54,15 +54,27 @@ def rescore(
     assignments: Sequence[str],
     options: Options,
     reporter: Reporter,
+    scored_as: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
     """Scores a stored set on every network.
+
+    Args:
+        stored: A run, or a file.
+        networks: None stands for the protocol's own.
+        protocol: The protocol's name; by default as the run was scored.
+        dataset: The data, for a file; by default as the file says.
+        trusted: A ``module:Class`` that the file may import.
+        assignments: Settings of the protocol.
+        options: Device, data and folder.
+        reporter: Shows the progress.
+        scored_as: What "as the run was scored" means; by default what its record says, which is the first time.
 
     Returns:
         The record, the scores that were asked for, and the IPC of the budget.
     """
     loaded = load_set(stored, dataset, trusted, options)
     synthetic, real, record, folder = loaded.synthetic, loaded.real, loaded.record, loaded.folder
-    spec, ipc, made_under = loaded.spec, loaded.ipc, loaded.made_under
+    spec, ipc, made_under = loaded.spec, loaded.ipc, scored_as or loaded.made_under
     wanted = []
     with folder.locked():
         record = read_record_file(folder.record) or record  # what others added in the meantime
@@ -116,6 +128,11 @@ def load_set(stored: str, dataset: str | None, trusted: str | None, options: Opt
     with torch.no_grad():
         synthetic = SyntheticSet(record["name"], real.spec, container.decode(), container.labels, container.storage())
     return Loaded(synthetic, real, record, folder, spec, ipc, made_under)
+
+
+def how_to_score(loaded: Loaded, protocol: str | None, assignments: Sequence[str]) -> RunConfig:
+    """A configuration whose protocol is that asked for, else the one that the set's run was scored under."""
+    return _config(loaded.spec, loaded.ipc, protocol, None, assignments, loaded.made_under)
 
 
 def _config(

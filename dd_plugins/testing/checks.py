@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dd_plugins import registry
@@ -94,7 +96,7 @@ class Check:
         except Exception as error:
             if isinstance(error, AssertionError) and str(error).startswith(self.subject.name):
                 raise  # a check's own words
-            told = f"{type(error).__name__}: {_in_one_line(error)}"
+            told = f"{type(error).__name__}: {_in_one_line(error)}{_place(error, self.subject.plugin)}"
             raise AssertionError(f"{self.subject.name}, {self.name}: {told}") from error
 
     def run(self) -> CheckResult:
@@ -248,6 +250,16 @@ def _kind_of_class(plugin: type[Any]) -> str:
 
 def _short(function: Callable[[Subject], None]) -> str:
     return function.__name__.removeprefix("check_")
+
+
+def _place(error: Exception, plugin: type[Any]) -> str:
+    """Where in the plugin's own file it was raised: `` (file.py, line 3)``; empty if it was elsewhere."""
+    try:
+        file = inspect.getfile(plugin)
+    except (TypeError, OSError):
+        return ""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(file).name}, line {lines[-1]})" if lines else ""
 
 
 def _in_one_line(error: Exception) -> str:

@@ -183,13 +183,15 @@ def check_is_rebuilt_from_its_file_alone(subject: Subject) -> None:
         _made(subject, made_up_data(), seed=7).finish()  # what a class remembers is now of another set
         loaded = subject.plugin.load(path)
         size = path.stat().st_size
-    assert torch.equal(loaded.labels, container.labels), f"{subject.name}: other labels behind a reload"
-    assert torch.equal(loaded.decode(), container.decode()), f"{subject.name}: other images behind a reload"
+    assert torch.equal(loaded.labels, container.labels), f"{subject.name}: other labels after a reload"
+    assert torch.equal(loaded.decode(), container.decode()), (
+        f"{subject.name}: other images after a reload; what _decode reads must be an nn.Parameter or a buffer"
+    )
     assert size >= ledger.nbytes, f"{subject.name}: a file of {size} bytes for a ledger of {ledger.nbytes}"
 
 
 def check_pruning_keeps_the_other_images(subject: Subject) -> None:
-    """Dropped images save storage, and the others stay as they were; a container that cannot says so."""
+    """Dropped images save storage, and the others stay as they were; or it says that they cannot be dropped alone."""
     container = _made(subject, made_up_data())
     container.finish()
     if not subject.plugin.prunable():
@@ -200,7 +202,7 @@ def check_pruning_keeps_the_other_images(subject: Subject) -> None:
         index = _some_units(container, turn)
         container.keep(index)
         _assert_same(container.decode(), images[index], f"{subject.name}: images change when others are dropped", 1e-6)
-        assert torch.equal(container.labels, labels[index]), f"{subject.name}: other labels behind a pruning"
+        assert torch.equal(container.labels, labels[index]), f"{subject.name}: other labels after a pruning"
         behind = container.storage()
         assert behind.elements < before.elements, (
             f"{subject.name} stores {behind.elements} elements without some of its images, {before.elements} with them"

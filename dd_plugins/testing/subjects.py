@@ -75,7 +75,9 @@ def global_generators_left_alone(who: str) -> Iterator[None]:
     before = _states()
     yield
     for name, one, other in zip(("torch", "numpy", "Python"), before, _states(), strict=True):
-        assert one == other, f"{who} draws from {name}'s global generator; draw from the generator that is given"
+        assert one == other, (
+            f"{who} draws from {name}'s global generator; randomness comes from the generator that reset is given"
+        )
 
 
 def _states() -> tuple[object, ...]:
