@@ -373,7 +373,10 @@ def test_a_curve_is_drawn_from_records_of_one_cell(tmp_path):
         save_curve(tmp_path / "no.png", made, "cpu_seconds")
 
 
-@pytest.mark.parametrize(("words", "code"), [([], 2), (["--ipc", 1], 0), (["--ipc", 10], 0), (["--ipc", 3], 2)])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [([], 2), (["--ipc", 1], 2), (["--ipc", 1, "--protocol", "quick"], 0), (["--ipc", 10], 0), (["--ipc", 3], 2)],
+)
 def test_the_shipped_records_of_digits_are_drawn_budget_by_budget(words, code, tmp_path, capsys):
     assert command("plot", "--dataset", "digits", *words, "--to", tmp_path / "curve.png") == code
     assert (tmp_path / "curve.png").exists() == (code == 0)
