@@ -74,7 +74,9 @@ class ScoreContext:
         on_trial: Called with (number, score) as each trial ends, so that nothing is lost.
         on_update: Called with (done, total) updates.
         folder: Where it may keep what lets an interrupted score go on; None: nowhere.
-        full_accuracy: Accuracy of the whole training set under the native evaluator, a fraction; None: not known.
+        full_accuracy: Accuracy of the whole training set among the run's yardsticks, a fraction; None: not known.
+        full_source: Which yardstick that is, in words.
+        full_hash: The hash of its protocol.
         protocol: How the set's run was scored, for a benchmark that follows it; None: not known.
     """
 
@@ -85,6 +87,8 @@ class ScoreContext:
     on_update: Callable[[int, int], None] | None = None
     folder: Path | None = None
     full_accuracy: float | None = None
+    full_source: str = ""
+    full_hash: str = ""
     protocol: Mapping[str, Any] | None = None
 
 

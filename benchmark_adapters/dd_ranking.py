@@ -23,7 +23,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +35,7 @@ from torch import Tensor
 from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from benchmark_adapters.formats.base import rescaled
 from benchmark_adapters.formats.published import OF_DDRANKING
+from benchmark_adapters.lines import append_line, read_lines
 from benchmark_adapters.robustness import augmentation_score, robust_score
 from dd_plugins.api import DataSpec, PluginConfig, RealData, SyntheticSet, UsageError, write_tensors
 
@@ -68,7 +68,7 @@ class DDRankingBenchmark(Benchmark):
             0.5, ge=0, le=1, description="weight of IOR against HLR in LRS, of augmented trainings in ARS"
         )
         teacher_dir: str | None = Field(None, description="soft: folder of its teachers; None: one is trained")
-        teacher_epochs: int = Field(50, ge=1, description="soft: epochs of the teacher, on all training images")
+        teacher_epochs: int = Field(50, ge=1, description="soft: epochs of the teacher, on the training split")
         full_accuracy: float | None = Field(
             None, gt=0, le=100, description="percent that the whole training set gives, from a source of yours"
         )
@@ -96,10 +96,14 @@ class DDRankingBenchmark(Benchmark):
         """
         _check(synthetic.data, self.config.network)
         score = self.config.score
-        if score != "hard" and len(set(torch.bincount(synthetic.targets).tolist())) > 1:
+        counts = torch.bincount(synthetic.targets, minlength=synthetic.data.num_classes)
+        if score != "hard" and int(counts.min()) != int(counts.max()):
             raise UsageError(
                 f"dd-ranking ({score}) takes as many images of every class; benchmark.score=hard takes any"
             )
+        fewest = min(len(rows) for rows in context.real.train.class_rows())
+        if max(cell.ipc, len(synthetic.targets) // synthetic.data.num_classes) > fewest:
+            raise UsageError(f"dd-ranking draws as many random images as are decoded: a class has only {fewest}")
         full, source = (0.0, "not needed") if score == "ars" else self._full(context)
         rows = _earlier(self._kept(context), full)
         wanted = [trial for trial in range(self.config.evaluations) if trial not in rows]
@@ -123,7 +127,7 @@ class DDRankingBenchmark(Benchmark):
                 "dd-ranking needs the accuracy of the whole training set: --set benchmark.full_accuracy=PERCENT, or "
                 "score the run with --full-data first"
             )
-        return 100 * context.full_accuracy, "native evaluator"
+        return 100 * context.full_accuracy, f"native evaluator: {context.full_source}"
 
     def _run(
         self, synthetic: SyntheticSet, cell: Cell, context: ScoreContext, full: float, wanted: Sequence[int]
@@ -165,7 +169,9 @@ class DDRankingBenchmark(Benchmark):
         """Folder of teachers in the package's layout: theirs, or where those that are trained here are kept."""
         if self.config.teacher_dir is not None:
             return Path(self.config.teacher_dir).absolute()
-        return context.folder and context.folder.absolute() / f"dd-ranking-teachers-{self.config.teacher_epochs}"
+        return context.folder and context.folder.absolute() / (
+            f"dd-ranking-teachers-{self.config.teacher_epochs}-{self.config.batch}"
+        )
 
     def _kept(self, context: ScoreContext) -> Path | None:
         """Where evaluations are kept with all their numbers; None if nowhere."""
@@ -184,8 +190,7 @@ class DDRankingBenchmark(Benchmark):
                 score = row["ARS" if self.config.score == "ars" else "LRS"]
                 rows[row["trial"]] = row
                 if keep is not None:
-                    with keep.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
+                    append_line(keep, row)
                 if context.on_trial:
                     context.on_trial(row["trial"], score)
         if process.returncode:
@@ -227,13 +232,7 @@ def _finished(row: dict[str, Any], weight: float) -> dict[str, Any]:
 
 def _earlier(file: Path | None, full: float) -> dict[int, dict[str, Any]]:
     """Evaluations that are kept, against the same accuracy of the whole set; a line that was cut off is left out."""
-    rows: dict[int, dict[str, Any]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else ():
-        with suppress(ValueError):
-            row = json.loads(line)
-            if row["full_accuracy"] == full:
-                rows[row["trial"]] = row
-    return rows
+    return {row["trial"]: row for row in read_lines(file) if row["full_accuracy"] == full}
 
 
 def _check(data: DataSpec, network: str) -> None:

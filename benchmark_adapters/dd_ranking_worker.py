@@ -7,6 +7,7 @@ guessed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import json
 import random
@@ -71,12 +72,11 @@ def main(folder: Path) -> None:
         wanted = {module: (scorer, *NAMES), getattr(module, scorer, None): ("_get_random_data_helper", *helpers)}
         if lacking := [name for place, names in wanted.items() for name in names if not hasattr(place, name)]:
             raise SystemExit(f"ddranking {_version()} has no {', '.join(lacking)}; 0.2.0 is the release that is known")
-        if task["score"] == "soft":
-            _find_teacher(task, held)
+        teacher = _find_teacher(task, held) if task["score"] == "soft" else {}
         for trial in task["trials"]:
             with _patched(module, scorer, task, held, trial) as (captured, patches):
                 row = EVALUATIONS[task["score"]](module, task, held, captured, folder)
-            row["notes"] = {"patches": patches, "ddranking": _version()}
+            row["notes"] = {"patches": patches, "ddranking": _version(), **teacher}
             out.write(json.dumps({"trial": trial, **row}) + "\n")
             out.flush()
 
@@ -137,7 +137,7 @@ def _of_hard_labels(
     trained = _watch(scorer, [helper], task)[helper]
     scorer.compute_metrics(image_tensor=held["images"], hard_labels=held["targets"], syn_lr=task["lr"])
     (own, own_lr), (drawn, _) = trained[0], trained[-1]
-    scorer.ipc = max(1, round(len(held["targets"]) / task["classes"]))
+    scorer.ipc = max(1, _per_class(task, held))
     _, images, targets = scorer._get_random_data_helper(eval_iter=1)
     decoded, _ = getattr(scorer, helper)(
         image_tensor=images, image_path=None, hard_labels=targets, lr=None, mode="syn", hyper_param_search=True
@@ -252,13 +252,18 @@ def _draw_at_budget(scorer: Any, task: dict[str, Any]) -> None:
     scorer._get_random_data_helper = drawn
 
 
-def _find_teacher(task: dict[str, Any], held: dict[str, Tensor]) -> None:
-    """Trains the teacher, a network of the package, on the real training images, unless its file is there."""
+def _find_teacher(task: dict[str, Any], held: dict[str, Tensor]) -> dict[str, str]:
+    """The teacher, a network of the package; trained on the real training images unless its file is there."""
     file = Path(task["teachers"]) / task["dataset"] / task["network"] / "ckpt_best.pt"
-    if file.exists():
-        return
-    if not task["teacher_epochs"]:
-        raise SystemExit(f"{file} is not there")
+    if not file.exists():
+        if not task["teacher_epochs"]:
+            raise SystemExit(f"{file} is not there")
+        _train_teacher(file, task, held)
+    source = f"trained here, {task['teacher_epochs']} epochs" if task["teacher_epochs"] else "given"
+    return {"teacher": source, "teacher_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def _train_teacher(file: Path, task: dict[str, Any], held: dict[str, Tensor]) -> None:
     tools = importlib.import_module("ddranking.utils")
     _seeded(0)
     side = tuple(held["images"].shape[2:])

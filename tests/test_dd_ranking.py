@@ -1,5 +1,6 @@
 """DD-Ranking as a benchmark: its own package where it is installed, and what goes in and comes out of it anywhere."""
 
+import hashlib
 import json
 import math
 import os
@@ -205,6 +206,8 @@ def test_soft_labels_recover_by_hard_ones_and_improve_by_soft_ones(each, tmp_pat
         )
     assert told == dict(enumerate(scores.trials))
     (teacher,) = tmp_path.rglob("ckpt_best.pt")
+    assert scores.extra["teacher_sha256"] == hashlib.sha256(teacher.read_bytes()).hexdigest()
+    assert scores.extra["teacher"] == "trained here, 2 epochs"
     before = teacher.stat().st_mtime_ns
     for kept in tmp_path.glob("*.jsonl"):
         kept.unlink()
@@ -229,6 +232,12 @@ def test_the_augmentation_score_follows_from_four_accuracies(each, tmp_path):
         decoded = [found[name] - found[drawn] for name, drawn in pairs]
         assert found["ARS_decoded"] == pytest.approx(on_scale(0.25 * decoded[0] + 0.75 * decoded[1]))
         assert found["ARS_package"] == pytest.approx(on_scale(50 * augmented + 50 * plain), rel=1e-6)
+
+
+def test_more_random_images_than_a_class_has_are_refused_ahead():
+    real = made_up(each=6)
+    with pytest.raises(UsageError, match="as many random images as are decoded: a class has only"):
+        scored(real, real_set(real), ipc=50)
 
 
 @package

@@ -90,8 +90,12 @@ def test_what_is_not_known_is_absent(real, told, monkeypatch):
     plain = NativeBenchmark({"protocol": protocol(augmentation="none")})
     scored = plain.score(synthetic(real), CELL, ScoreContext(real, CPU))
     assert set(scored.metrics) == {"random", "random_decoded", "IOR", "IOR_decoded"}
-    known = plain.score(synthetic(real), CELL, ScoreContext(real, CPU, full_accuracy=0.9))
-    assert known.metrics["HLR"] == pytest.approx((0.35, 0.34))
+    full = {"full_accuracy": 0.9, "full_source": "whole"}
+    matching = ScoreContext(real, CPU, **full, full_hash=scored.protocol_hash)
+    assert plain.score(synthetic(real), CELL, matching).metrics["HLR"] == pytest.approx((0.35, 0.34))
+    other = plain.score(synthetic(real), CELL, ScoreContext(real, CPU, **full, full_hash="another"))
+    assert "HLR" not in other.metrics
+    assert other.extra["full_accuracy_source"] == "not known under this protocol"
 
 
 @pytest.mark.parametrize(("augmented", "plain", "score"), [(1.0, 1.0, 1.0), (-1.0, -1.0, 0.0)])
@@ -127,6 +131,9 @@ def test_trainings_on_other_sets_are_kept_and_belong_to_their_pixels(real, tmp_p
     trained.clear()
     NativeBenchmark({"protocol": protocol(), "seed": 1}).score(synthetic(real), CELL, context)
     assert trained == [(30, "dsa"), (10, "dsa"), (30, "dsa"), (10, "none")]
+    trained.clear()
+    NativeBenchmark({"protocol": protocol(), "seed": 1}).score(synthetic(real), CELL, context)
+    assert trained == [(30, "dsa")]  # what was appended behind the line that was cut off is there
 
 
 def test_protocols_by_name_or_whole(real):
@@ -150,8 +157,11 @@ def test_a_run_is_scored_by_its_own_protocol_and_the_numbers_stand_in_its_record
     (whole,) = [y["trials"] for y in saved["yardsticks"] if y["name"].startswith("whole")]
     assert entry["metrics"]["HLR"] == pytest.approx([f - t for f, t in zip(whole, entry["trials"], strict=True)])
     assert "ARS" in shown(tmp_path, record, capsys)
-    assert command(*words) == 0  # again, with other weights: in its place
-    assert len(json.loads((tmp_path / record["id"] / "record.json").read_text())["benchmarks"]) == 1
+    assert entry["settings"]["weight"] == 0.3
+    for _ in range(2):  # with other weights beside it, and the second time in its place
+        assert command(*words) == 0
+        found = json.loads((tmp_path / record["id"] / "record.json").read_text())["benchmarks"]
+        assert [each["settings"]["weight"] for each in found] == [0.3, 0.5]
 
 
 def shown(out, record, capsys):
@@ -169,8 +179,9 @@ def test_the_commands_protocol_is_followed(tmp_path, capsys):
     assert entry["network"] == "mlp"
 
 
+@pytest.mark.parametrize("names", ["dc-bench", "native,dc-bench"])
 @pytest.mark.parametrize("idle", [("--trials", "1"), ("--protocol", "dsa"), ("--set", "protocol.train.epochs=3")])
-def test_what_a_benchmark_does_not_follow_is_refused(idle, tmp_path, capsys):
-    words = ["eval", "any", "--out", tmp_path, "--benchmark", "dc-bench", *idle]
+def test_what_a_benchmark_does_not_follow_is_refused(names, idle, tmp_path, capsys):
+    words = ["eval", "any", "--out", tmp_path, "--benchmark", names, *idle]
     assert command(*words) == 2
     assert "takes no protocol, network or number of trials" in capsys.readouterr().err

@@ -295,3 +295,16 @@ def test_a_container_whose_file_gives_other_images_is_no_result(tmp_path):
     with pytest.raises(PluginContractError, match=r"other images.*must be an nn\.Parameter or a buffer"):
         run(tmp_path, {"method": "pixel", "parameterization": f"{__name__}:Forgetful"}, [*OBJECTIVE, *PROTOCOL])
     assert not list(tmp_path.rglob("synthetic.safetensors"))
+
+
+class Lost(Forgetful):
+    """Needs what only its reset makes."""
+
+    def _decode(self, index):
+        return Pixel._decode(self, index) + self.shift
+
+
+def test_a_container_that_cannot_decode_from_its_file_is_told_why(tmp_path):
+    with pytest.raises(PluginContractError, match=r"AttributeError: .*shift.*must be an nn\.Parameter or a buffer"):
+        run(tmp_path, {"method": "pixel", "parameterization": f"{__name__}:Lost"}, [*OBJECTIVE, *PROTOCOL])
+    assert not list(tmp_path.rglob("synthetic.safetensors"))

@@ -76,14 +76,16 @@ def evaluate(
     own = [*own, *([f"protocol.trials={trials}"] if trials else [])]
     if settings:
         made = {name: make_benchmark(name, each) for name, each in settings.items()}
-        own += [f"protocol.network.name={network}"] if network else []
-        if (own or protocol) and not any(each.follows_protocol for each in made.values()):
+        deaf = [name for name, each in made.items() if not each.follows_protocol]
+        if (own or protocol or network) and deaf:
             raise UsageError(
-                f"{', '.join(made)} takes no protocol, network or number of trials of this command; its settings are "
+                f"{', '.join(deaf)} takes no protocol, network or number of trials of this command; its settings are "
                 f"--set benchmark.KEY=VALUE"
             )
+        if len(networks) > 1:
+            raise UsageError("--benchmark takes one network at a time")
         for name, each in made.items():
-            record = score_by(name, each, stored, dataset, param, options, Reporter(console), protocol, own)
+            record = score_by(name, each, stored, dataset, param, options, Reporter(console), protocol, network, own)
         console.print(benchmarks_table(record))
         return
     record, scores, ipc = rescore(stored, networks, protocol, dataset, param, own, options, Reporter(console))

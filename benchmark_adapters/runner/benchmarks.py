@@ -65,6 +65,7 @@ def score_by(
     options: Options,
     reporter: Reporter,
     protocol: str | None = None,
+    network: str | None = None,
     assignments: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores a stored set by a benchmark; the entry goes into the record, beside those of others.
@@ -78,6 +79,7 @@ def score_by(
         options: Device, data and folder.
         reporter: Shows the progress.
         protocol: For a benchmark that follows one; by default as the run was scored.
+        network: Another network for it.
         assignments: Settings of that protocol.
 
     Returns:
@@ -89,9 +91,12 @@ def score_by(
         record = read_record_file(loaded.folder.record) or loaded.record
         reporter.say(f"benchmark {name}")
         folder, made_under = loaded.folder, loaded.made_under
-        if protocol or assignments:
-            made_under = how_to_score(loaded, protocol, assignments).protocol.model_dump(mode="json")
-        key = "/".join([name, benchmark.key(), *([made_under["name"]] if made_under else [])])
+        if protocol or assignments or network or made_under:
+            followed = how_to_score(loaded, protocol, network, assignments).protocol
+            made_under, wanted = followed.model_dump(mode="json"), followed.hash
+        else:
+            wanted = ""
+        key = f"{name}/{benchmark.key()}/{wanted}"
 
         def on_update(done: int, total: int) -> None:
             job.total = total
@@ -104,8 +109,8 @@ def score_by(
             on_trial=lambda trial, score: folder.add_trial(key, trial, score),
             on_update=on_update,
             folder=folder.path,
-            full_accuracy=_full(record),
             protocol=made_under,
+            **_whole(record, wanted),
         )
         scores = benchmark.score(loaded.synthetic, Cell(loaded.real.spec.name, loaded.ipc, ""), context)
         entry = {
@@ -118,16 +123,23 @@ def score_by(
             "trials": list(scores.trials),
             "metrics": {metric: list(trials) for metric, trials in scores.metrics.items()},
             "extra": scores.extra,
+            "key": benchmark.key(),
+            "settings": benchmark.config.model_dump(mode="json", exclude={"python", "root"}),
             "seconds": round(time.perf_counter() - begun, 2),
         }
-        same = (name, scores.protocol_hash)
-        others = [e for e in record.get("benchmarks", []) if (e["name"], e["protocol_hash"]) != same]
+        same = (name, scores.protocol_hash, benchmark.key())
+        others = [e for e in record.get("benchmarks", []) if (e["name"], e["protocol_hash"], e.get("key")) != same]
         record = {**record, "benchmarks": [*others, entry]}
         write_json(folder.record, record)
     return record
 
 
-def _full(record: Mapping[str, Any]) -> float | None:
-    """Accuracy of the whole training set among the yardsticks."""
-    found = [y["trials"] for y in record.get("yardsticks", []) if y["name"].startswith("whole training set")]
-    return fmean(found[0]) if found else None
+def _whole(record: Mapping[str, Any], wanted: str) -> dict[str, Any]:
+    """The whole training set among the yardsticks, under the protocol of that hash rather than another; as context."""
+    found = [y for y in record.get("yardsticks", []) if y["name"].startswith("whole training set")]
+    found.sort(key=lambda y: y["protocol_hash"] != wanted)
+    if not found:
+        return {}
+    best = found[0]
+    source = f"{best['name']}, {best['protocol']}, {best['network']}"
+    return {"full_accuracy": fmean(best["trials"]), "full_source": source, "full_hash": best["protocol_hash"]}

@@ -217,17 +217,26 @@ def _check_reloaded(container: Parameterization, config: RunConfig, folder: RunF
     Raises:
         PluginContractError: If it gives other images or labels.
     """
-    loaded = load_stored(folder.synthetic, trusted=config.parameterization.name).to(container.labels.device)
-    loaded.chunk_size = container.chunk_size
-    with torch.no_grad():
-        same = torch.equal(loaded.labels, container.labels) and torch.allclose(
-            loaded.decode(), container.decode(), rtol=1e-3, atol=1e-4, equal_nan=True
-        )
+    name = config.parameterization.name
+    try:
+        loaded = load_stored(folder.synthetic, trusted=name).to(container.labels.device)
+        loaded.chunk_size = container.chunk_size
+        with torch.no_grad():
+            images, expected = loaded.decode(), container.decode()
+        same = torch.equal(loaded.labels, container.labels) and images.shape == expected.shape
+        same = same and torch.allclose(images.float(), expected.float(), rtol=1e-3, atol=1e-4, equal_nan=True)
+    except DDPluginsError:
+        raise
+    except Exception as error:  # what it reads is not there any more
+        logger.exception("%s does not decode from its file", name)
+        same, why = False, f" ({type(error).__name__}: {' '.join(str(error).split())})"
+    else:
+        why = ""
     if not same:
         folder.synthetic.unlink()
         raise PluginContractError(
-            f"{config.parameterization.name}: what was stored gives other images than what was condensed; whatever "
-            f"_decode reads must be an nn.Parameter or a buffer (dd-bench check {config.parameterization.name})"
+            f"{name}: what was stored gives other images than what was condensed{why}; "
+            f"whatever _decode reads must be an nn.Parameter or a buffer (dd-bench check {name})"
         )
 
 

@@ -130,9 +130,9 @@ def load_set(stored: str, dataset: str | None, trusted: str | None, options: Opt
     return Loaded(synthetic, real, record, folder, spec, ipc, made_under)
 
 
-def how_to_score(loaded: Loaded, protocol: str | None, assignments: Sequence[str]) -> RunConfig:
+def how_to_score(loaded: Loaded, protocol: str | None, network: str | None, assignments: Sequence[str]) -> RunConfig:
     """A configuration whose protocol is that asked for, else the one that the set's run was scored under."""
-    return _config(loaded.spec, loaded.ipc, protocol, None, assignments, loaded.made_under)
+    return _config(loaded.spec, loaded.ipc, protocol, network, assignments, loaded.made_under)
 
 
 def _config(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmark_adapters.lines import append_line
 from dd_plugins import registry
 from dd_plugins.api import (
     Parameterization,
@@ -135,12 +135,7 @@ class RunFolder:
 
     def add_trial(self, key: str, trial: int, score: float) -> None:
         """Appends a trial; a line that a crash cut short is ignored when reading."""
-        with self.trials.open("a+b") as file:
-            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                file.write(b"\n")  # a crash cut the last line short
-            file.write(json.dumps({"key": key, "trial": trial, "score": score}).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.trials, {"key": key, "trial": trial, "score": score})
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
