@@ -21,10 +21,9 @@ from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
 from benchmark_adapters.evaluator import NAME, Protocol, evaluate, load_protocol, protocol_names
 from benchmark_adapters.lines import append_line, read_lines
 from benchmark_adapters.robustness import augmentation_score, robust_score
-from benchmark_adapters.yardsticks import random_subset, whole_set
+from benchmark_adapters.yardsticks import LARGE, random_subset, whole_set
 from dd_plugins.api import PluginConfig, SyntheticSet, parse_config
 
-LARGE = 10_000  # training images from which on the accuracy of the whole set must be given
 PLAIN = "none"
 
 

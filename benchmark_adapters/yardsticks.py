@@ -8,6 +8,8 @@ from dd_plugins import registry
 from dd_plugins.api import RealData, Split, StorageBudget, StorageLedger, SyntheticSet
 from dd_plugins.seeds import make_generator, seed_for
 
+LARGE = 10_000  # training images from which on the whole set is scored on demand only
+
 
 def random_subset(real: RealData, per_class: int, seed: int, device: torch.device) -> SyntheticSet:
     """Random training images, as many of each class.

@@ -55,7 +55,7 @@ def export_run(
     from benchmark_adapters.runner.system import choose_device
 
     form = load_format(to, {"layout": layout} if layout else {})
-    with _said_of_an_interrupt():
+    with _said_of_an_interrupt("interrupted; nothing was written"):
         written = export_set(stored, form, root, dataset, param, Options(out, choose_device("cpu"), data_root))
     for path in written:
         typer.echo(path)
@@ -83,7 +83,7 @@ def import_run(
 
     options = Options(out, choose_device("cpu"), data_root)
     flags = {"dataset": dataset, "ipc": ipc}
-    with _said_of_an_interrupt():
+    with _said_of_an_interrupt("interrupted; the same command begins again"):
         record = import_set(path, load_format(source), name, flags, assignments or [], options)
     counts = record["images_per_class"]
     typer.echo(f"run {record['id']}: {record['name']}, {sum(counts)} images, IPC {record['config']['ipc']}")
@@ -92,8 +92,8 @@ def import_run(
 
 
 @contextmanager
-def _said_of_an_interrupt() -> Iterator[None]:
+def _said_of_an_interrupt(told: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; nothing was written") from None
+        raise KeyboardInterrupt(told) from None

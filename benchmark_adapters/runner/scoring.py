@@ -16,10 +16,8 @@ from benchmark_adapters.runner.config import RunConfig
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.store import RunFolder, read_record_file, write_json
 from benchmark_adapters.runner.system import versions
-from benchmark_adapters.yardsticks import random_subset, whole_set
+from benchmark_adapters.yardsticks import LARGE, random_subset, whole_set
 from dd_plugins.api import RealData, SyntheticSet
-
-LARGE = 10_000  # training images from which on the whole set is scored on demand only
 
 
 def score_set(
