@@ -350,6 +350,48 @@ def test_yardsticks_alone_are_those_of_a_run(tmp_path, capsys):
     assert [row.split(" | ")[4] for row in rows[2:]] == ["random real", "whole training set, same updates"]
 
 
+@pytest.mark.parametrize(
+    ("large", "flag", "wanted"),
+    [
+        (10_000, None, True),
+        (10_000, "--no-full-data", False),
+        (100, None, False),
+        (100, "--full-data", True),
+    ],
+)
+def test_the_whole_training_set_is_scored_if_it_is_small_or_wanted(tmp_path, capsys, monkeypatch, large, flag, wanted):
+    monkeypatch.setattr("benchmark_adapters.runner.scoring.LARGE", large)
+    words = ["yardsticks", "--device", "cpu", "--out", tmp_path, *SCORED]
+    assert command(*words, *([flag] if flag else [])) == 0
+    output = capsys.readouterr().out
+    assert "random real" in output
+    assert ("whole training set" in output) == wanted
+
+
+def test_comparisons_and_scores_on_other_networks_can_do_without_the_whole_training_set(tmp_path):
+    where = [*SCORED, "--device", "cpu", "--out", tmp_path, "--no-full-data"]
+    words = [
+        "--methods",
+        "dm",
+        "--ipc",
+        "1",
+        "--steps",
+        "2",
+        "--set",
+        "network.width=8",
+        "--set",
+        "objective.batch_real=8",
+    ]
+    assert command("compare", *words, *where) == 0
+    (folder,) = (path for path in tmp_path.iterdir() if (path / "synthetic.safetensors").exists())
+    assert command("eval", folder.name, "--network", "lenet", *where[2:]) == 0
+    yardsticks = json.loads((folder / "record.json").read_text())["yardsticks"]
+    assert [(found["name"], found["network"]) for found in yardsticks] == [
+        ("random real", "convnet"),
+        ("random real", "lenet"),
+    ]
+
+
 def test_a_yardstick_that_was_cut_off_goes_on_with_its_next_trial(tmp_path, capsys, monkeypatch):
     from benchmark_adapters import evaluator
 

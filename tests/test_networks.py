@@ -288,7 +288,7 @@ def test_unknown_networks_are_named():
 
 
 @pytest.mark.parametrize(
-    ("side", "patch", "tokens"), [(8, 1, 64), (28, 4, 49), (32, 4, 64), (64, 8, 64), (128, 16, 64)]
+    ("side", "patch", "tokens"), [(8, 2, 16), (28, 4, 49), (32, 4, 64), (64, 8, 64), (128, 16, 64)]
 )
 def test_patches_of_the_transformer(side, patch, tokens):
     network = on_meta("vit", {}, (3, side, side), 10)

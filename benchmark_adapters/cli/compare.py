@@ -15,6 +15,7 @@ from benchmark_adapters.cli.options import (
     DataRoot,
     Dataset,
     Device,
+    FullData,
     Out,
     ProtocolName,
 )
@@ -98,6 +99,7 @@ def compare(
         bool, typer.Option("--dry-run", help="Print what would run, its sizes, and what cannot run, only.")
     ] = False,
     output: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.table,
+    full_data: FullData = None,
     chunk: Chunk = None,
     device: Device = None,
     data_root: DataRoot = None,
@@ -125,7 +127,7 @@ def compare(
     if baseline not in names:
         raise UsageError(f"--baseline {baseline!r} takes no part; there are {', '.join(names)}")
     console = Console(stderr=output is not Format.table)
-    options = Options(out, choose_device(device), data_root, chunk_size=chunk)
+    options = Options(out, choose_device(device), data_root, full_data, chunk)
     shared = {"dataset": dataset, "ipc": ipc, "protocol": protocol}
     if dry_run:
         _show_plans(runner.plan(taking_part, shared, options), output, console)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.options import Assignments, BenchmarkName, DataRoot, Device, Out, names_of
+from benchmark_adapters.cli.options import Assignments, BenchmarkName, DataRoot, Device, FullData, Out, names_of
 
 EPILOG = """
 **Examples**
@@ -43,6 +43,7 @@ def evaluate(
         Metric, typer.Option(help="accuracy; or crfd, the class-relevant feature distance, which trains no network.")
     ] = Metric.accuracy,
     benchmark: BenchmarkName = None,
+    full_data: FullData = None,
     assignments: Assignments = None,
     device: Device = None,
     data_root: DataRoot = None,
@@ -60,7 +61,7 @@ def evaluate(
     from dd_plugins.errors import UsageError
 
     console = Console()
-    options = Options(out, choose_device(device), data_root)
+    options = Options(out, choose_device(device), data_root, full_data)
     alone = {"protocol": protocol, "trials": trials, "benchmark": benchmark}
     networks = [name.strip() for name in network.split(",")] if network else [None]
     if metric is Metric.crfd:

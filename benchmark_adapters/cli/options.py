@@ -85,7 +85,14 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Sets one value, repeatable.", rich_help_panel=RUN_PANEL),
 ]
-FullData = Annotated[bool, typer.Option("--full-data", help="Score the whole training set too, however large.")]
+FullData = Annotated[
+    bool | None,
+    typer.Option(
+        "--full-data/--no-full-data",
+        help="Score the whole training set too.  [default: if it has at most 10,000 images]",
+        show_default=False,
+    ),
+]
 Chunk = Annotated[
     int | None, typer.Option(min=1, help="Images decoded with a graph at once.", rich_help_panel=WHERE_PANEL)
 ]

@@ -69,7 +69,7 @@ def run(
     assignments: Assignments = None,
     config: ConfigFile = None,
     benchmark: BenchmarkName = None,
-    full_data: FullData = False,
+    full_data: FullData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration, the storage and the run id only.")
     ] = False,

@@ -31,7 +31,7 @@ def yardsticks(
     protocol: ProtocolName = None,
     seed: Seed = None,
     assignments: Assignments = None,
-    full_data: FullData = False,
+    full_data: FullData = None,
     device: Device = None,
     data_root: DataRoot = None,
     out: Out = Path("runs"),

@@ -23,7 +23,7 @@ class Options:
     out: Path
     device: torch.device
     data_root: Path | None = None
-    full_data: bool = False
+    full_data: bool | None = None  # whether the whole training set is scored too; None: if it is small
     chunk_size: int | None = None
     checkpoint_seconds: float = 30.0
 

@@ -82,7 +82,7 @@ def rescore(
             config = _config(spec, ipc, protocol, network, assignments, made_under)
             config = config.model_copy(update={"seed": record.get("config", {}).get("seed", 0)})
             record = score_set(synthetic, config.protocol, ipc, record, folder, real, options.device, reporter)
-            found = yardsticks(config, real, options.out, options.device, reporter, full_data=False)
+            found = yardsticks(config, real, options.out, options.device, reporter, options.full_data)
             record = {**record, "yardsticks": merged(record["yardsticks"], found)}
             write_json(folder.record, record)
             wanted += [s for s in record["scores"] if _matches(s, config)]

@@ -44,11 +44,12 @@ def score_set(
 
 
 def yardsticks(
-    config: RunConfig, real: RealData, out: Path, device: torch.device, reporter: Reporter, full_data: bool
+    config: RunConfig, real: RealData, out: Path, device: torch.device, reporter: Reporter, full_data: bool | None
 ) -> list[dict[str, Any]]:
-    """A random real subset of the same budget and, on small sets or on demand, the whole training set; cached."""
+    """A random real subset of the same budget and the whole training set, by default where that is small; cached."""
     sets = [(random_subset(real, config.ipc, config.seed, device), {"seed": config.seed})]
-    if full_data or len(real.train) + len(real.validation) <= LARGE:
+    small = len(real.train) + len(real.validation) <= LARGE
+    if small if full_data is None else full_data:
         # A step-matched protocol trains it no longer than the synthetic set, and the row says so.
         matched = ", same updates" if config.protocol.train.match_updates else ""
         sets.append((whole_set(real, f"whole training set{matched}", config.protocol.split), {}))

@@ -5,8 +5,9 @@ G. Cazenavette et al., "Generalizing Dataset Distillation via Deep Generative Pr
 patch 4, depth 6, 512 channels, 8 heads. The layers are torchvision's.
 
 Deviations:
-    - Any channel count and image size: the default patch gives at most 8x8 of them, and images that it does not divide
-      are padded with zeros.
+    - Any channel count and image size: the default patch gives at most 8x8 of them and has at least 2x2 pixels (on
+      single pixels it did not learn the 8x8 digits: 18 % after 600 updates on all of them); images that it does not
+      divide are padded with zeros.
     - No dropout, which would draw from the global generator: trial k of every method sees the same randomness.
     - Layer norms stay at every size; the authors take them out for ImageNet.
 """
@@ -27,6 +28,7 @@ from dd_plugins.api.network import Network
 from dd_plugins.networks.classifier import FeatureClassifier
 
 MOST_PATCHES = 8  # along the shorter side, by default
+SMALLEST_PATCH = 2  # by default
 
 
 class ViT(FeatureClassifier):
@@ -37,7 +39,7 @@ class ViT(FeatureClassifier):
     class Config(Network.Config):
         """Settings of the transformer."""
 
-        patch: int | None = Field(None, ge=1, description="side of a patch; None: 8 of them along the shorter side")
+        patch: int | None = Field(None, ge=1, description="side of a patch; None: 8 a side, of 2 pixels at least")
         depth: int = Field(6, ge=1, description="transformer blocks")
         width: int = Field(512, ge=1, description="channels of a token, and of each block's perceptron")
         heads: int = Field(8, ge=1, description="attention heads")
@@ -57,7 +59,7 @@ class ViT(FeatureClassifier):
         config: Network.Config | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(image_shape, num_classes, config)
-        patch = self.config.patch or -(-min(image_shape[1:]) // MOST_PATCHES)
+        patch = self.config.patch or max(SMALLEST_PATCH, -(-min(image_shape[1:]) // MOST_PATCHES))
         self.features = Tokens(image_shape, patch, self.config)
         self.classifier = nn.Linear(self.config.width, num_classes)
 
