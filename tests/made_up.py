@@ -7,6 +7,7 @@ from dd_plugins.datasets import build_real_data
 from dd_plugins.networks import build_network
 from dd_plugins.parameterizations.hmn import HMN
 from dd_plugins.parameterizations.pixel import Pixel
+from dd_plugins.priors.base import LayeredGenerator
 from dd_plugins.seeds import make_generator
 
 CONTAINERS = {
@@ -36,6 +37,33 @@ class Factory:
         network = build_network("convnet", self.spec.image_shape, self.spec.num_classes, self.config, seed=seed)
         self.born.append((network, {name: value.clone() for name, value in network.state_dict().items()}))
         return network
+
+
+class Mirror(LayeredGenerator):
+    """A prior that knows no classes and gives back what it encodes."""
+
+    def __init__(self, shape=(2, 8, 8)):
+        super().__init__()
+        self.image_shape, self.num_classes, self.num_stages = shape, 0, 4
+        self.eval()
+
+    def sample_styles(self, labels, generator):
+        return self._styles(torch.rand(len(labels), *self.image_shape, generator=generator))
+
+    def encode(self, images, labels):
+        return self._styles(images)
+
+    def begin(self, styles):
+        return styles[0]
+
+    def step(self, stage, state, styles):
+        return state
+
+    def to_pixels(self, state):
+        return state
+
+    def _styles(self, images):
+        return (images, *[images.new_zeros(len(images), 0)] * 3)
 
 
 def drive(objective, images, steps, lr=0.1):

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import time
 
 import numpy as np
@@ -14,7 +15,12 @@ from PIL import Image
 from tiny_runs import WORDS, command, run, start
 
 from benchmark_adapters.cli.main import app
+from benchmark_adapters.runner.store import load_stored
 from dd_plugins import __version__, registry
+from dd_plugins.api import read_tensors
+from dd_plugins.datasets import load_dataset
+from dd_plugins.networks import build_network
+from dd_plugins.priors.distance import ClassRelevantDistance
 from dd_plugins.priors.gates import LEAST_ACCURACY, LEAST_WORTH, SPREAD
 from dd_plugins.priors.train import PriorRecipe
 
@@ -117,6 +123,24 @@ def test_networks_that_cannot_judge_are_told_before_any_is_trained(networks, fin
     monkeypatch.setattr("dd_plugins.priors.distance.train_networks", None)
     error = _one_line(capsys, "eval", record["id"], "--out", out, "--metric", "crfd", "--network", networks)
     assert "no maps" in error
+
+
+def test_a_distance_is_told_and_noted(finished, capsys, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "runs")
+    folder = tmp_path / "runs" / finished[1]["id"]
+    for _ in range(2):  # the second one takes the place of the first
+        words = ["--metric", "crfd", "--set", "network.width=8", "--device", "cpu", "--out", folder.parent]
+        assert command("eval", folder.name, *words) == 0
+    (told,) = set(re.findall(r"training images: (\S+)", capsys.readouterr().out))
+    (noted,) = json.loads((folder / "record.json").read_text())["metrics"]
+    assert (noted["metric"], noted["network"]["width"]) == ("crfd", 8)
+    assert float(told) == pytest.approx(noted["value"], rel=1e-5)
+    judge = build_network("convnet", (1, 8, 8), 10, {"width": 8}, seed=0)
+    judge.load_state_dict(read_tensors(next((folder.parent / "judges").glob("*.safetensors")))[0])
+    stored = load_stored(folder / "synthetic.safetensors")
+    expected = ClassRelevantDistance(judge, load_dataset("digits"))(stored.decode(), stored.labels)
+    assert noted["value"] == pytest.approx(expected, rel=1e-5)
+    assert noted["value"] > 0
 
 
 def test_help_of_train_prior_tells_the_gates(capsys):
@@ -228,7 +252,13 @@ def test_a_weak_prior_is_told_with_what_can_be_done(tmp_path, capsys):
     assert "parameterization.recipe.steps=N" in error
     assert list(tmp_path.glob("priors/*/prior.json"))
     words = ["train-prior", *sizes, "--set", "network.width=4", "--out", tmp_path]
-    assert command(*words, "--set", "parameterization.allow_weak_prior=true") == 0
+    capsys.readouterr()
+    assert command(*words, "--allow-weak-prior") == 0
+    told = re.search(r"taken by: dd-bench (run --method h-pd --dataset digits.*)", capsys.readouterr().out)[1].split()
+    assert {f"parameterization.recipe.{name}" for name in ("steps=2", "width=4", "noise=2", "style=2")} <= set(told)
+    small = ["--set=network.width=4", "--set=parameterization.samples=9", "--steps=5", *SCORED, "--no-full-data"]
+    assert command(*told, *small, "--allow-weak-prior", "--out", tmp_path) == 0
+    assert len(list(tmp_path.glob("priors/*/prior.json"))) == 1  # none was trained for the run
 
 
 def test_an_empty_folder_of_a_prior_is_no_folder(tmp_path, capsys):

@@ -1,10 +1,12 @@
 """The class-relevant feature distance: its formula as loops, and the properties that make it a score."""
 
+import math
+
 import pytest
 import torch
 from made_up import Factory, make_real
 
-from dd_plugins.api import IncompatibleError
+from dd_plugins.api import DivergedError, IncompatibleError
 from dd_plugins.priors.distance import ClassRelevantDistance, find_judge
 from dd_plugins.seeds import make_generator
 
@@ -95,6 +97,23 @@ def test_a_judge_is_trained_once(real, tmp_path, monkeypatch):
         assert torch.equal(one, other)
     with pytest.raises(pytest.fail.Exception):
         find_judge(real, {**NETWORK, "width": 5}, Factory(real, width=5), tmp_path)
+
+
+def test_a_judge_is_the_same_whenever_it_is_trained(real):
+    first, second = (find_judge(real, NETWORK, Factory(real), None) for _ in range(2))
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_judge_that_diverged_is_not_kept(real, tmp_path, monkeypatch):
+    def diverge(networks, *_, **__):
+        with torch.no_grad():
+            next(networks[0].parameters()).fill_(math.nan)
+
+    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", diverge)
+    with pytest.raises(DivergedError, match="judges candidates diverged"):
+        find_judge(real, NETWORK, Factory(real), tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_networks_with_another_head_are_refused(real):

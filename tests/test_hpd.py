@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from made_up import Factory, make_real
+from made_up import Factory, Mirror, make_real
 from tiny_runs import PROTOCOL, run
 
+from benchmark_adapters.runner.config import resolve
 from dd_plugins.api import (
     ConfigError,
     Context,
@@ -23,7 +24,7 @@ from dd_plugins.networks import build_network
 from dd_plugins.parameterizations.hpd import HPD, GLaD
 from dd_plugins.priors.centres import centres
 from dd_plugins.priors.gates import Gates
-from dd_plugins.priors.store import load_prior, save_prior
+from dd_plugins.priors.store import StoredPrior, load_prior, save_prior
 from dd_plugins.priors.train import TRAINERS, PriorRecipe
 from dd_plugins.seeds import make_generator
 
@@ -355,6 +356,72 @@ def test_a_weak_prior_is_refused_with_its_figures_unless_allowed(real, prior, tm
     assert made(tmp_path, real, allow_weak_prior=True).prior is not None
 
 
+def test_a_prior_without_classes_begins_with_real_images_only(real, monkeypatch, tmp_path):
+    stored = StoredPrior(Mirror(), {"sha256": "ab", "gates": GOOD, "kind": "mirror"}, tmp_path)
+    monkeypatch.setattr("dd_plugins.parameterizations.hpd.load_prior", lambda *_: stored)
+    for init in ("cluster", "sample"):
+        with pytest.raises(ConfigError, match=f"init = '{init}': this prior knows no classes"):
+            made(tmp_path, real, init=init, select="last")
+    images = made(tmp_path, real, init="encode", select="last").decode()
+    for image, rows in zip(images, [rows for rows in real.train.class_rows() for _ in range(2)], strict=True):
+        # In the space that networks see, which is that of real images.
+        assert (real.train.images(rows) - image).abs().flatten(1).amax(1).min() < 1e-5
+
+
+def test_the_latents_of_many_images_are_made_in_chunks(prior, real):
+    whole, chunked = made(prior, real, select="last"), made(prior, real, select="last")
+    chunked.chunk_size = 3
+    seen, begin = [], chunked.prior.begin
+    chunked.prior.begin = lambda styles: seen.append(len(styles[0])) or begin(styles)
+    chunked.reset(make_generator(0), real)
+    assert seen == [3, 3, 2]
+    torch.testing.assert_close(chunked.decode(), whole.decode())
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_prior_of_its_own_can_be_pinned_by_its_sha256(pinned, real, tmp_path):
+    recipe = {"kind": "vae", "width": 6, "noise": 4, "style": 5, "steps": 2, "classes": 4, "images": 2}
+    settings = {"recipe": recipe, "allow_weak_prior": True, "select": "last"}
+
+    def prepared(**more):
+        container = HPD(real.spec, StorageBudget.for_ipc(real.spec, 2), {**settings, **more})
+        container.prepare(real, context(real, tmp_path))
+        return container.config.prior_sha256
+
+    sha256 = prepared()
+    if pinned:
+        assert prepared(prior_sha256=sha256) == sha256
+    else:
+        with pytest.raises(DataError, match=f"sha256 is {sha256}, but 00 was expected"):
+            prepared(prior_sha256="00")
+
+
+def test_classes_of_no_prior_are_refused(real):
+    container = HPD(real.spec, StorageBudget.for_ipc(real.spec, 2), {"classes": (0, 1, 2, 3)})
+    with pytest.raises(ConfigError, match=r"parameterization\.classes"):
+        container.check(Factory(real)(0))
+
+
+def test_other_weights_in_the_same_folder_are_another_run(prior, real, tmp_path):
+    folder = tmp_path / "prior"
+    shutil.copytree(prior, folder)
+
+    def resolved():
+        return resolve({"method": "h-pd"}, [f"parameterization.prior={folder}"])
+
+    first = resolved()
+    stored = load_prior(folder)
+    assert first.parameterization.settings["prior_sha256"] == stored.prior().sha256
+    assert resolved().run_id("data") == first.run_id("data")
+    other = stored.generator
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    save_prior(folder, other, "vae", other.config, {"gates": GOOD})
+    assert resolved().run_id("data") != first.run_id("data")
+    shutil.rmtree(folder)
+    assert resolved().parameterization.settings["prior_sha256"] == ""  # the run will say that it is not there
+
+
 # ---- runs ----------------------------------------------------------------------------------------------------------
 
 SMALL = ["network.width=4", "parameterization.samples=20", "parameterization.score_every=2", "objective.batch_real=4"]
@@ -375,6 +442,8 @@ def test_it_is_learned_by_any_objective_from_a_prior_of_its_own(objective, tmp_p
     assert record["storage"]["elements"] == record["storage"]["budget"]
     (noted,) = record["storage"]["priors"]
     assert noted["elements"] > 0
+    best = record["condensation"]["learned"]
+    assert [f"crfd, {stage}" for stage in ("level 0", "level 1", "level 2", "level 3", "pixels")] == list(best)[-5:]
     assert len(list((tmp_path / "priors").iterdir())) == 1
 
 

@@ -5,27 +5,29 @@ import importlib.util
 import json
 import pickle
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from made_up import Factory, make_real
+from made_up import Factory, Mirror, make_real
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.system import interruptible_jobs
-from dd_plugins.api import DataError, PluginContractError, Split
+from dd_plugins.api import DataError, PluginContractError, Split, locked
 from dd_plugins.priors import find
 from dd_plugins.priors.base import LayeredGenerator, check_contract
-from dd_plugins.priors.gates import Gates, measure, within_class
+from dd_plugins.priors.gates import Gates, measure, sample, within_class
 from dd_plugins.priors.small import SmallConfig, SmallGenerator, sides
 from dd_plugins.priors.store import load_prior, save_prior
 from dd_plugins.priors.train import GENERATORS, TRAINERS, Discriminator, PriorRecipe, SmallAutoEncoder
 from dd_plugins.seeds import make_generator
 from dd_plugins.training import TrainConfig
 
+NETWORK = {"name": "convnet", "width": 4, "depth": 2}
 TINY = {"width": 6, "noise": 4, "style": 5, "steps": 4, "classes": 3, "images": 2}
 SIZES = [(1, 8, 8), (3, 16, 16), (2, 28, 28), (3, 12, 20), (1, 9, 7)]
 
@@ -68,7 +70,7 @@ def test_every_level_decodes_to_the_same_images():
 def test_styles_behind_a_level_are_dead_and_the_others_are_not():
     prior = small((3, 16, 16))
     styles = tuple(style.clone().requires_grad_() for style in styles_of(prior))
-    states = prior.states(styles)
+    states = list(prior.states(styles))
     for level in range(prior.num_stages):
         images = prior.decode_from(level, states[level], styles)
         grads = torch.autograd.grad(images.sum(), styles, allow_unused=True)
@@ -77,7 +79,7 @@ def test_styles_behind_a_level_are_dead_and_the_others_are_not():
 
 def test_chunked_gradients_are_the_whole_gradient():
     prior = small((3, 16, 16))
-    styles, state = styles_of(prior, 7), prior.states(styles_of(prior, 7))[2]
+    styles, state = styles_of(prior, 7), list(prior.states(styles_of(prior, 7)))[2]
     upstream = torch.randn(7, 3, 16, 16, generator=make_generator(1))
     leaf = state.clone().requires_grad_()
     (whole,) = torch.autograd.grad(prior.decode_from(2, leaf, styles), leaf, upstream)
@@ -109,6 +111,35 @@ def test_scales_are_those_of_samples_and_always_the_same():
     assert styles == pytest.approx(float(drawn[0].square().mean().sqrt()))
 
 
+def test_sizes_that_are_made_at_once_change_nothing_but_memory(monkeypatch):
+    prior, real = small((2, 8, 8), "vae", 4), make_real()
+    labels = torch.arange(10) % 4
+    scales, whole = prior.scales(), sample(prior, real, labels, make_generator(0))
+    monkeypatch.setattr("dd_plugins.priors.base.PIXELS_AT_ONCE", 3 * 64)
+    seen, begin = [], prior.begin
+    prior.begin = lambda styles: seen.append(len(styles[0])) or begin(styles)
+    styles, states = prior.scales()
+    assert styles == scales[0]
+    assert states == pytest.approx(scales[1], rel=1e-5)
+    parts = sample(prior, real, labels, make_generator(0))
+    assert parts.shape == whole.shape  # other noise: a chunk draws its own
+    assert max(seen) == 3
+
+
+def test_a_prior_without_classes_is_measured_by_what_it_makes_of_real_images():
+    real = make_real(count=40)
+    config = TrainConfig(epochs=30, lr=0.05, augmentation="none", batch_size=32)
+    check_contract(Mirror())
+    gates = measure(Mirror(), real, Factory(real), train=config)
+    assert gates.failed() == []
+    wanted = torch.tensor([2, 0, 2])
+    images = sample(Mirror(), real, wanted, make_generator(3))
+    for image, label in zip(images, wanted.tolist(), strict=True):
+        rows = real.train.class_rows()[label]
+        assert (real.train.images(rows) - image).abs().flatten(1).amax(1).min() < 1e-5
+    assert not torch.equal(images[0], images[2])
+
+
 class Broken(SmallGenerator):
     """Breaks what it is told to."""
 
@@ -124,7 +155,7 @@ class Broken(SmallGenerator):
             made = made.detach() + 0 * state.sum()
         if self.fault == "uneven" and made.requires_grad:
             made.register_hook(lambda grad: grad * len(grad))  # the gradient depends on the batch, the image does not
-        return made.double().requires_grad_(made.requires_grad) if self.fault == "double" and stage == 1 else made
+        return made.double().requires_grad_(made.requires_grad) if self.fault == "double" and stage == 3 else made
 
     def to_pixels(self, state):
         pixels = super().to_pixels(state.float())
@@ -140,6 +171,7 @@ class Broken(SmallGenerator):
     [
         ("random", "global random generator"),
         ("coupled", "depend on their batch"),
+        ("double", "state 4: expected float32"),
         ("detached", "expected a gradient"),
         ("uneven", "gradients taken image by image"),
         ("range", "pixel values from 0 to 1"),
@@ -201,11 +233,25 @@ def test_an_interrupted_training_goes_on_bit_by_bit(kind, stopped):
     assert torch.equal(weights(whole.networks), weights(second.networks))
 
 
-def test_the_export_is_the_moving_average():
-    made = trainer("vae", steps=1, average=0.9)
-    before = weights(made.model)
+def test_the_export_is_a_moving_average_that_forgets_its_random_start():
+    made = trainer("vae", steps=4, average=0.25)
+    averages, decays = [weights(made.model)], [2 / 11, 0.25, 0.25, 0.25]
+
+    def follow(done):
+        decay = decays[done - 1]
+        averages.append(decay * averages[-1] + (1 - decay) * weights(made.model))
+        torch.testing.assert_close(weights(made.exported), averages[-1])
+
+    made.run(follow)
+    assert len(averages) == 5
+
+
+def test_a_short_training_exports_what_it_learned():
+    made = trainer("vae", steps=30)  # the start's share of a plain average of decay 0.998: 0.94
+    start = weights(made.model)
     made.run()
-    torch.testing.assert_close(weights(made.exported), 0.9 * before + 0.1 * weights(made.model))
+    moved = (weights(made.model) - start).norm()
+    assert (weights(made.exported) - weights(made.model)).norm() < moved / 2
 
 
 def test_what_is_trained_is_the_training_split_alone(monkeypatch):
@@ -385,7 +431,7 @@ def test_classes_of_one_image_are_refused_before_anything_is_trained(tmp_path):
     few = [rows[:1] for rows in real.train.class_rows()]
     train = Split(real.spec, real.train.pixels, real.train.labels[torch.cat(few)], real.train.index[torch.cat(few)])
     with pytest.raises(DataError, match="2 training images of every class; one has 1"):
-        find.find_prior(tmp_path, replace(real, train=train), PriorRecipe(**TINY), Factory(real))
+        find.find_prior(tmp_path, replace(real, train=train), PriorRecipe(**TINY), NETWORK, Factory(real))
     assert not any(tmp_path.iterdir())
 
 
@@ -397,10 +443,10 @@ def test_a_damaged_prior_of_its_own_is_told_with_what_to_remove(name, tmp_path):
     if name == "training.safetensors":
         path.mkdir(parents=True)
     else:
-        find.find_prior(tmp_path, real, recipe, Factory(real))
+        find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
     (path / name).write_bytes(b"damaged")
     with pytest.raises(DataError, match="remove") as caught:
-        find.find_prior(tmp_path, real, recipe, Factory(real))
+        find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
     assert "\n" not in str(caught.value)
 
 
@@ -423,12 +469,42 @@ def test_gates_that_are_measured_for_a_prior_without_any_are_kept(tmp_path, monk
     good = Gates(0.9, 1.0, 1.0, 0.8, 4)
     monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or good)
     for _ in range(2):
-        find.admit(stored, real, Factory(real), cache=tmp_path)
+        find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
     assert len(measured) == 1
     (file,) = (tmp_path / "priors").glob("gates-*.json")
     file.write_text("{")
-    find.admit(stored, real, Factory(real), cache=tmp_path)
+    find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
     assert len(measured) == 2
+
+
+def test_figures_are_those_of_the_network_that_measured(tmp_path, monkeypatch):
+    real, measured = make_real(), []
+    good, weak = Gates(0.9, 1.0, 1.0, 0.8, 4), Gates(0.1, 1.0, 1.0, 0.8, 4)
+    monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or good)
+    stored = find.find_prior(tmp_path, real, PriorRecipe(**TINY), NETWORK, Factory(real))
+    find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
+    assert len(measured) == 1
+    monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or weak)
+    wider = {**NETWORK, "width": 5}
+    for _ in range(2):
+        with pytest.raises(DataError, match="too weak"):
+            find.admit(stored, real, wider, Factory(real, width=5), cache=tmp_path)
+    assert len(measured) == 2
+    find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
+
+
+def test_a_prior_that_another_process_trains_is_waited_for(tmp_path, monkeypatch):
+    real, recipe = make_real(), PriorRecipe(**TINY)
+    folder = find.prior_folder(tmp_path, real, recipe)
+    monkeypatch.setattr(TRAINERS["gan"], "run", lambda *_: pytest.fail("trained a second time"))
+    with ThreadPoolExecutor(1) as pool:
+        with locked(folder / ".lock"):
+            waiting = pool.submit(find.find_prior, tmp_path, real, recipe, NETWORK, Factory(real))
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            prior = small(real.spec.image_shape, "gan", real.spec.num_classes)
+            save_prior(folder, prior, "gan", prior.config, {})
+        assert torch.equal(weights(waiting.result(timeout=30).generator), weights(prior))
 
 
 def test_a_wrong_sha256_is_refused(tmp_path):
@@ -487,7 +563,7 @@ def test_nothing_is_ever_unpickled(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["gan", "vae"])
 def test_the_first_interrupt_ends_a_training_between_two_updates_and_loses_none(kind, tmp_path, monkeypatch):
     real, recipe = make_real(), PriorRecipe(**TINY, kind=kind)
-    whole = find.find_prior(tmp_path / "whole", real, recipe, Factory(real))
+    whole = find.find_prior(tmp_path / "whole", real, recipe, NETWORK, Factory(real))
     update, done = TRAINERS[kind].update, []
 
     def interrupted(self, images, labels):
@@ -499,9 +575,9 @@ def test_the_first_interrupt_ends_a_training_between_two_updates_and_loses_none(
     monkeypatch.setattr(TRAINERS[kind], "update", interrupted)
     reporter = Reporter(Console(quiet=True))
     with pytest.raises(KeyboardInterrupt), interruptible_jobs(reporter) as job:
-        find.find_prior(tmp_path / "two", real, recipe, Factory(real), job)
+        find.find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), job)
     with interruptible_jobs(reporter) as job:
-        again = find.find_prior(tmp_path / "two", real, recipe, Factory(real), job)
+        again = find.find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), job)
     assert done == list(range(recipe.steps))
     assert torch.equal(weights(whole.generator), weights(again.generator))
 
@@ -511,9 +587,9 @@ def test_gates_that_cannot_be_measured_cost_no_training(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(find, "measure", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            find.find_prior(tmp_path, real, recipe, Factory(real))
+            find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
     monkeypatch.setattr(TRAINERS["gan"], "update", lambda *_: pytest.fail("trained again"))
-    found = find.find_prior(tmp_path, real, recipe, Factory(real))
+    found = find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
     assert found.gates is not None
     assert not list(tmp_path.rglob("training.safetensors"))
 

@@ -201,7 +201,7 @@ def test_every_stage_equals_naive_loops(pickled, tmp_path):
         style = naive_dense(held, "mapping.fc1", 0.2, style, "lrelu")
         numpy.testing.assert_allclose(styles[1][row], style, rtol=1e-4, atol=1e-5)
         expected = naive_input(held, style)
-        states = prior.states(styles)
+        states = list(prior.states(styles))
         numpy.testing.assert_allclose(states[0][row], expected, rtol=1e-4, atol=1e-4)
         for stage, name in enumerate(LAYERS):
             expected = naive_layer(held, name, expected, style)

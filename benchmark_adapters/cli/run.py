@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmark_adapters.cli.options import (
+    ALLOWED,
     RUN_PANEL,
     WHERE_PANEL,
     Assignments,
@@ -27,6 +28,7 @@ from benchmark_adapters.cli.options import (
     ProtocolName,
     Prune,
     Seed,
+    WeakPrior,
     names_of,
 )
 
@@ -70,6 +72,7 @@ def run(
     config: ConfigFile = None,
     benchmark: BenchmarkName = None,
     full_data: FullData = None,
+    allow_weak_prior: WeakPrior = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration, the storage and the run id only.")
     ] = False,
@@ -105,7 +108,8 @@ def run(
         "seed": seed,
         "steps": steps,
     }
-    own, settings = split_settings(assignments or [], names_of(benchmark))
+    given = [*(assignments or []), *([ALLOWED] if allow_weak_prior else [])]
+    own, settings = split_settings(given, names_of(benchmark))
     resolved = resolve(flags, own, config)
     # What is missing is told before hours are spent.
     made = {name: make_benchmark(name, each) for name, each in settings.items()}

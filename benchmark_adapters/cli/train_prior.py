@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.options import Assignments, DataRoot, Dataset, Device, Out
+from benchmark_adapters.cli.options import ALLOWED, Assignments, DataRoot, Dataset, Device, Out, WeakPrior
 
 EPILOG = """
 **Examples**
@@ -23,7 +23,7 @@ goes on. Settings: `dd-bench list parameterization h-pd`.
 Its gates, measured on the validation split: a classifier of real images finds its samples in their class at least 0.8
 times as often as real ones; samples of a class lie 0.7 to 1.3 times as far apart as real images; and a classifier that
 learned from samples reaches at least 0.75 times what one of real images reaches. A prior that fails one is kept, and
-the exit code is 1, unless `--set parameterization.allow_weak_prior=true`.
+the exit code is 1, unless `--allow-weak-prior`.
 """
 
 
@@ -38,6 +38,7 @@ def train_prior(
     kind: Annotated[Kind, typer.Option(help="Adversarial, or as an auto-encoder.")] = Kind.gan,
     dataset: Dataset = None,
     assignments: Assignments = None,
+    allow_weak_prior: WeakPrior = False,
     device: Device = None,
     data_root: DataRoot = None,
     out: Out = Path("runs"),
@@ -52,11 +53,11 @@ def train_prior(
     from benchmark_adapters.runner.system import choose_device
     from dd_plugins.errors import DDPluginsError
 
-    given = [f"parameterization.recipe.kind={kind.value}", *(assignments or [])]
+    given = [f"parameterization.recipe.kind={kind.value}", *(assignments or []), *([ALLOWED] * allow_weak_prior)]
     config = resolve({"method": "h-pd", "dataset": dataset}, given)
     failed = train(config, Options(out, choose_device(device), data_root), Reporter(Console()))
     if failed and not config.parameterization.settings.get("allow_weak_prior"):
         raise DDPluginsError(
             f"this prior is too weak: {'; '.join(failed)}. It is kept; train another (longer: --set "
-            f"parameterization.recipe.steps=N), or let runs take it (--set parameterization.allow_weak_prior=true)"
+            f"parameterization.recipe.steps=N), or let runs take it (--allow-weak-prior)"
         )

@@ -109,6 +109,13 @@ class Condensation:
         """How much is done, from 0 to 1: of the steps, or of the time."""
         return self._position() / self.steps if self.steps else 1.0
 
+    def left_out(self) -> str:
+        """What to say where there are too few steps for every stage to get one; empty if all do, or none is taken."""
+        without = [stage.name for stage, (first, last) in self._bounds.items() if first == last]
+        if not self.steps or not without:
+            return ""
+        return f"{self.steps} steps are too few for {len(self._bounds)} stages: {', '.join(without)} will get none"
+
     def _position(self) -> float:
         """The step, or where a run that is as far as the time would be."""
         timed = 0.0 if self.limit is None else self.seconds / self.limit * self.steps

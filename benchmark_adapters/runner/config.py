@@ -169,7 +169,8 @@ def _complete(config: RunConfig) -> RunConfig:
         if given is None:
             continue
         cls = registry.load(kind, given.name)
-        settings = parse_config(cls.Config, given.settings, part).model_dump(mode="json")
+        made = parse_config(cls.Config, given.settings, part)
+        settings = (cls.pin(made) if part == "parameterization" else made).model_dump(mode="json")
         parts[part] = PartConfig(name=registry.find(kind, given.name).spec, **settings)
     scored_on = config.protocol.network  # a mistake in it must not wait for the end of the condensation
     parse_config(registry.load("network", scored_on.name).Config, scored_on.settings, "protocol.network")

@@ -172,7 +172,8 @@ def _condense(
     forget_peak(options.device)
     condensation = start_condensation(config, real, options, reporter, folder, run_id)
     container, objective = condensation.parameterization, condensation.objective
-    for line in (container.describe(), idle_rate(config, container), lent_settings(config)):
+    told = (container.describe(), idle_rate(config, container), lent_settings(config), condensation.left_out())
+    for line in told:
         if line:
             reporter.say(line)
     if container.oversize() > 1:
@@ -202,7 +203,7 @@ def _condense(
         seconds=round(condensation.seconds, 2),
         cpu_seconds=round(condensation.cpu_seconds, 2),
         prepare_seconds=round(condensation.prepare_seconds, 2),
-        learned=objective.learned(),
+        learned={**objective.learned(), **container.learned()},
         priors=[asdict(prior) for prior in container.priors()],
         peak_memory_mib=round(peak_memory_mib(options.device), 1),
         losses=_thinned(condensation.losses),

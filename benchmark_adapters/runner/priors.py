@@ -8,7 +8,7 @@ from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.system import interruptible_jobs
 from dd_plugins import registry
 from dd_plugins.api import parse_config
-from dd_plugins.priors.find import find_prior
+from dd_plugins.priors.find import find_prior, gates_of
 from dd_plugins.priors.train import PriorRecipe
 
 
@@ -27,9 +27,9 @@ def train_prior(config: RunConfig, options: Options, reporter: Reporter) -> list
     recipe: PriorRecipe = parse_config(cls.Config, config.parameterization.settings, "parameterization").recipe
     real = load_real(config, options)
     with interruptible_jobs(reporter) as job:
-        found = find_prior(options.out, real, recipe, network_factory(config, real, options.device), job)
-    gates, about = found.gates, found.about
-    assert gates is not None  # measured with its training
+        judges = (config.network.model_dump(mode="json"), network_factory(config, real, options.device))
+        found = find_prior(options.out, real, recipe, *judges, job)
+        gates, about = gates_of(found, real, *judges, options.out, job), found.about
     reporter.say(
         f"{found.path}: {found.prior().elements:,} elements, {found.generator.num_stages} levels, trained in "
         f"{about['seconds']:.0f} s, sha256 {about['sha256']}"
@@ -38,6 +38,10 @@ def train_prior(config: RunConfig, options: Options, reporter: Reporter) -> list
         f"conditional accuracy {gates.accuracy:.3f} (real images {gates.real_accuracy:.3f}), spread within classes "
         f"{gates.spread:.2f} of real, worth of its samples {gates.worth:.3f}"
     )
+    usual = PriorRecipe().model_dump(mode="json")
+    given = {key: value for key, value in recipe.model_dump(mode="json").items() if value != usual[key]}
+    settings = "".join(f" --set parameterization.recipe.{key}={value}" for key, value in given.items())
+    reporter.say(f"taken by: dd-bench run --method h-pd --dataset {config.dataset}{settings}")
     failed = gates.failed()
     if not failed:
         reporter.say("all gates passed")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from dd_plugins.api import (
     ResumeMismatch,
     RunLocked,
     SyntheticFileError,
+    locked,
     read_stored,
     read_tensors,
     write_atomically,
@@ -74,11 +74,10 @@ class RunFolder:
         Raises:
             RunLocked: If another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError:
+                held.enter_context(locked(self.path / ".lock", wait))
+            except BlockingIOError:
                 raise RunLocked(f"{self.path} is in use by another process") from None
             for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
                 half_written.unlink()

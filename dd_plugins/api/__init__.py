@@ -2,7 +2,15 @@
 
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import Dataset, DataSpec, RawData, RealData, Split
-from dd_plugins.api.files import StoredHeader, read_stored, read_tensors, staged, write_atomically, write_tensors
+from dd_plugins.api.files import (
+    StoredHeader,
+    locked,
+    read_stored,
+    read_tensors,
+    staged,
+    write_atomically,
+    write_tensors,
+)
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context, DifferentiableObjective, Match, MatchingObjective, checked_match
 from dd_plugins.api.parameterization import Parameterization, Prior, Stage
@@ -66,6 +74,7 @@ __all__ = [
     "UnknownPluginError",
     "UsageError",
     "checked_match",
+    "locked",
     "parse_config",
     "read_stored",
     "read_tensors",

@@ -206,6 +206,18 @@ class Parameterization(nn.Module, ABC):
         """One line about the sizes that were chosen; empty by default."""
         return ""
 
+    @classmethod
+    def pin(cls, config: PluginConfig) -> PluginConfig:
+        """The configuration with what it names outside of itself pinned by its content; by default as it is.
+
+        A run's name depends on it, so that a run with other weights in the same folder is another run.
+        """
+        return config
+
+    def learned(self) -> dict[str, float]:
+        """What was found besides the images, for the record: scores of candidates, say; nothing by default."""
+        return {}
+
     def priors(self) -> Sequence[Prior]:
         """Frozen pretrained weights outside the file; none by default."""
         return ()

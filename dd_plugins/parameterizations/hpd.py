@@ -25,6 +25,7 @@ from torch import Generator, Tensor, nn
 from dd_plugins.api import (
     ConfigError,
     Context,
+    DataError,
     DivergedError,
     Network,
     Parameterization,
@@ -40,7 +41,7 @@ from dd_plugins.priors.centres import centres
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
 from dd_plugins.priors.find import admit, find_prior
 from dd_plugins.priors.small import sides
-from dd_plugins.priors.store import load_prior
+from dd_plugins.priors.store import load_prior, stored_sha256
 from dd_plugins.priors.train import PriorRecipe
 from dd_plugins.seeds import make_generator
 
@@ -119,6 +120,8 @@ class HPD(Parameterization):
         if any(later <= before for before, later in pairwise(levels)):
             raise ConfigError(f"parameterization.levels = {list(levels)}: levels must ascend")
         if self.config.prior is None:
+            if self.config.classes is not None:
+                raise ConfigError("parameterization.classes = ...: goes with parameterization.prior; none is given")
             height, width = self.data.image_shape[1:]
             self._check_levels(2 * min(len(sides(height)), len(sides(width))))
         if self.config.select == "crfd":
@@ -132,10 +135,20 @@ class HPD(Parameterization):
         elif context.cache is None:
             raise UsageError("h-pd needs a folder for its prior, or parameterization.prior=FOLDER")
         else:
-            stored = find_prior(context.cache, real, config.recipe, context.make_network, context.job)
-        self._use(stored.generator)
-        admit(stored, real, context.make_network, config.allow_weak_prior, context.cache, context.job)
+            stored = find_prior(context.cache, real, config.recipe, context.network, context.make_network, context.job)
         found = stored.prior()
+        if config.prior_sha256 not in ("", found.sha256):
+            raise DataError(
+                f"{stored.path}: its sha256 is {found.sha256}, but {config.prior_sha256} was expected "
+                f"(parameterization.prior_sha256)"
+            )
+        if not stored.generator.num_classes and config.init != "encode":
+            raise ConfigError(
+                f"parameterization.init = {config.init!r}: this prior knows no classes, and its samples are of none; "
+                f"'encode' begins with real images"
+            )
+        self._use(stored.generator)
+        admit(stored, real, context.network, context.make_network, config.allow_weak_prior, context.cache, context.job)
         self.config = config.model_copy(
             update={"prior_sha256": found.sha256, "prior_elements": found.elements, "prior_licence": found.licence}
         )
@@ -143,6 +156,14 @@ class HPD(Parameterization):
         if config.select == "crfd":
             judge = find_judge(real, context.network, context.make_network, context.cache, context.job)
             self._judge = ClassRelevantDistance(judge, real)
+
+    @classmethod
+    def pin(cls, config: PluginConfig) -> PluginConfig:
+        """The prior that is named, by the sha256 of its weights."""
+        assert isinstance(config, HPD.Config)
+        if config.prior is None or config.prior_sha256:
+            return config
+        return config.model_copy(update={"prior_sha256": stored_sha256(Path(config.prior))})
 
     def _use(self, prior: LayeredGenerator) -> None:
         """Takes a generator, and checks the levels against it."""
@@ -207,7 +228,7 @@ class HPD(Parameterization):
         rows = torch.cat([real.train.per_class(max(self.counts), generator)[c, :n] for c, n in enumerate(self.counts)])
         pixels = real.spec.denormalize(real.train.images(rows)).clamp(0, 1)
         found = []
-        for rows in torch.split(torch.arange(len(pixels), device=pixels.device), self._chunk()):
+        for rows in self._chunks():
             styles = self.prior.encode(pixels[rows], self.labels[rows])
             if styles is None:
                 raise ConfigError(
@@ -216,13 +237,15 @@ class HPD(Parameterization):
             found.append(styles)
         return tuple(torch.cat(stage) for stage in zip(*found, strict=True))
 
-    def _chunk(self) -> int:
-        """Images that the generator sees at once."""
-        return self.chunk_size or len(self.labels)
+    def _chunks(self) -> Sequence[Tensor]:
+        """All rows, as many at once as the generator sees."""
+        rows = torch.arange(len(self.labels), device=self.labels.device)
+        return torch.split(rows, self.chunk_size or len(rows))
 
     def _begin(self, styles: Styles) -> None:
         self._styles = [style.detach().clone() for style in styles]
-        self._state, self._level, self._begun = self.prior.begin(styles).detach().clone(), 0, True
+        parts = [self.prior.begin(tuple(style[rows] for style in styles)) for rows in self._chunks()]
+        self._state, self._level, self._begun = torch.cat(parts).detach(), 0, True
 
     @torch.no_grad()
     def enter_stage(self, stage: Stage) -> None:
@@ -249,7 +272,7 @@ class HPD(Parameterization):
         if self._level is None or level < self._level:
             raise ConfigError(f"parameterization.levels: level {level} cannot follow level {self._level}")
         pushed = []
-        for rows in torch.split(torch.arange(len(self.labels), device=self.labels.device), self._chunk()):
+        for rows in self._chunks():
             styles, part = tuple(style[rows] for style in self._styles), self._state[rows]
             for stage in range(self._level, level):
                 part = self.prior.step(stage, part, styles)
@@ -327,6 +350,14 @@ class HPD(Parameterization):
     def candidates(self) -> list[tuple[float, float]]:
         """Level (-1: pixels) and distance of every candidate so far."""
         return list(self._history)
+
+    def learned(self) -> dict[str, float]:
+        """The least class-relevant distance of every stage."""
+        best: dict[str, float] = {}
+        for level, score in self._history:
+            name = f"crfd, {PIXELS if level < 0 else f'level {level:.0f}'}"
+            best[name] = min(score, best.get(name, score))
+        return best
 
     # ---- decoding, checkpoints --------------------------------------------------------------------------------------
 

@@ -23,10 +23,12 @@ from torch import Tensor
 from dd_plugins.api import (
     DataError,
     DataSpec,
+    DivergedError,
     IncompatibleError,
     Network,
     RealData,
     SyntheticFileError,
+    locked,
     read_tensors,
     write_tensors,
 )
@@ -121,7 +123,7 @@ def find_judge(
         IncompatibleError: If the network has no maps for the distance.
         DataError: If the file in the folder is damaged.
     """
-    train, count = real.train, len(real.train)
+    count = len(real.train)
     recipe = TrainConfig(
         epochs=max(1, UPDATES // -(-count // 256)), lr=0.02, schedule="cosine", augmentation="dsa", strategy="auto"
     )
@@ -135,14 +137,31 @@ def find_judge(
     file = None if cache is None else cache / FOLDER / f"{real.spec.name}-{digest}.safetensors"
     judge = make_network(seed_for("judge", 0))
     check_judge(judge, real.spec)
-    if file is not None and file.exists():
-        try:
-            judge.load_state_dict(read_tensors(file)[0])
-        except (SyntheticFileError, RuntimeError) as error:
-            why = " ".join(str(error).split())[:200]
-            raise DataError(f"{file} holds no classifier of this kind ({why}); remove it to train it again") from None
+    if file is None:
+        _train(judge, recipe, real, job)
         return judge
-    with job("train the judge", recipe.epochs * -(-count // recipe.batch_size)) as update:
+    if not file.exists():
+        with locked(file.with_suffix(".lock")):  # another run may be training it: then it is worth waiting for
+            if not file.exists():
+                _train(judge, recipe, real, job)
+                reached = accuracy(judge, real.validation.images, real.validation.labels)
+                write_tensors(file, dict(judge.state_dict()), {"validation_accuracy": f"{reached:.4f}"})
+    try:
+        judge.load_state_dict(read_tensors(file)[0])
+    except (SyntheticFileError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise DataError(f"{file} holds no classifier of this kind ({why}); remove it to train it again") from None
+    return judge
+
+
+def _train(judge: Network, recipe: TrainConfig, real: RealData, job: StartJob) -> None:
+    """Trains the classifier in place.
+
+    Raises:
+        DivergedError: If its weights are NaN or infinite in the end.
+    """
+    train = real.train
+    with job("train the judge", recipe.epochs * -(-len(train) // recipe.batch_size)) as update:
         train_networks(
             [judge],
             train.images,
@@ -152,8 +171,5 @@ def find_judge(
             seeds=[seed_for("judge", 1)],
             on_update=lambda done, total: update(done),
         )
-    if file is not None:
-        reached = accuracy(judge, real.validation.images, real.validation.labels)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(file, dict(judge.state_dict()), {"validation_accuracy": f"{reached:.4f}"})
-    return judge
+    if any(not bool(value.isfinite().all()) for value in judge.state_dict().values()):
+        raise DivergedError("the classifier that judges candidates diverged; another network (network.*) may help")

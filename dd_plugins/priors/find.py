@@ -6,14 +6,16 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dd_plugins.api import (
     DataError,
     Network,
     RealData,
     SyntheticFileError,
+    locked,
     read_tensors,
     write_atomically,
     write_tensors,
@@ -28,7 +30,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "priors"
 CHECKPOINT = "training.safetensors"
 LEAST_IMAGES = 2  # of a class: the gates compare how far its images lie apart
-VERSION = 2  # part of a prior's name; to be raised with any change that moves its weights
+VERSION = 3  # part of a prior's name; to be raised with any change that moves its weights
 
 
 def prior_folder(root: Path, real: RealData, recipe: PriorRecipe) -> Path:
@@ -42,6 +44,7 @@ def find_prior(
     root: Path,
     real: RealData,
     recipe: PriorRecipe,
+    network: Mapping[str, Any],
     make_network: Callable[[int], Network],
     job: StartJob = silent_job,
     checkpoint_seconds: float = 30.0,
@@ -52,7 +55,8 @@ def find_prior(
         root: Folder that all runs share.
         real: The data set; its training split trains, its validation split measures.
         recipe: How it is trained.
-        make_network: From a seed to a fresh classifier, for the gates.
+        network: Name and settings of the classifiers that measure its gates.
+        make_network: From a seed to a fresh one.
         job: Shows the progress; a KeyboardInterrupt that it raises between two updates ends the training, saved.
         checkpoint_seconds: Time between two checkpoints.
 
@@ -60,14 +64,29 @@ def find_prior(
         DataError: If a class has too few images, or the prior that is there is damaged.
     """
     path = prior_folder(root, real, recipe)
-    if (path / ABOUT).exists():
-        try:
-            return load_prior(path, real.spec)
-        except DataError as error:
-            raise DataError(f"{error}; remove {path} to have this prior trained again") from None
-    few = min(len(rows) for rows in real.train.class_rows())
-    if few < LEAST_IMAGES:
-        raise DataError(f"a prior needs {LEAST_IMAGES} training images of every class; one has {few}")
+    if not (path / ABOUT).exists():
+        few = min(len(rows) for rows in real.train.class_rows())
+        if few < LEAST_IMAGES:
+            raise DataError(f"a prior needs {LEAST_IMAGES} training images of every class; one has {few}")
+        with locked(path / ".lock"):  # another run may be training it: then it is worth waiting for
+            if not (path / ABOUT).exists():
+                _make(path, real, recipe, network, make_network, job, checkpoint_seconds)
+    try:
+        return load_prior(path, real.spec)
+    except DataError as error:
+        raise DataError(f"{error}; remove {path} to have this prior trained again") from None
+
+
+def _make(
+    path: Path,
+    real: RealData,
+    recipe: PriorRecipe,
+    network: Mapping[str, Any],
+    make_network: Callable[[int], Network],
+    job: StartJob,
+    checkpoint_seconds: float,
+) -> None:
+    """Trains a prior, measures it, and writes it."""
     trainer = TRAINERS[recipe.kind](recipe, real)
     seconds = _train(trainer, path / CHECKPOINT, job, checkpoint_seconds)
     check_contract(trainer.exported)
@@ -76,12 +95,12 @@ def find_prior(
         "data": {"name": real.spec.name, "fingerprint": real.spec.fingerprint, "classes": list(real.class_names)},
         "recipe": recipe.model_dump(mode="json"),
         "gates": gates.to_dict(),
+        "network": dict(network),
         "seconds": round(seconds, 2),
     }
     save_prior(path, trainer.exported, recipe.kind, trainer.config, notes)
     (path / CHECKPOINT).unlink(missing_ok=True)
     logger.info("prior %s: %s", path.name, gates)
-    return load_prior(path, real.spec)
 
 
 def _train(trainer: Trainer, checkpoint: Path, job: StartJob, checkpoint_seconds: float) -> float:
@@ -127,17 +146,19 @@ def _train(trainer: Trainer, checkpoint: Path, job: StartJob, checkpoint_seconds
 def admit(
     prior: StoredPrior,
     real: RealData,
+    network: Mapping[str, Any],
     make_network: Callable[[int], Network],
     weak: bool = False,
     cache: Path | None = None,
     job: StartJob = silent_job,
 ) -> None:
-    """Refuses a prior that fails its gates; they are measured now where that was never done.
+    """Refuses a prior that fails its gates; they are measured now where that was never done by this network.
 
     Args:
         prior: The prior.
         real: The data set, for the measurement.
-        make_network: From a seed to a fresh classifier, likewise.
+        network: Name and settings of the classifiers that measure, which is what gates are kept for.
+        make_network: From a seed to a fresh one.
         weak: Take it all the same, as asked for.
         cache: Folder that keeps what was measured, for all runs; None to keep nothing.
         job: Shows that something is measured.
@@ -147,20 +168,26 @@ def admit(
     """
     if weak:
         return
-    gates = prior.gates or _measured(prior, real, make_network, cache, job)
-    if failed := gates.failed():
+    if failed := gates_of(prior, real, network, make_network, cache, job).failed():
         raise DataError(
             f"{prior.path}: this prior is too weak: {'; '.join(failed)}. Train it longer, or allow it "
             f"(parameterization.allow_weak_prior=true)"
         )
 
 
-def _measured(
-    prior: StoredPrior, real: RealData, make_network: Callable[[int], Network], cache: Path | None, job: StartJob
+def gates_of(
+    prior: StoredPrior,
+    real: RealData,
+    network: Mapping[str, Any],
+    make_network: Callable[[int], Network],
+    cache: Path | None = None,
+    job: StartJob = silent_job,
 ) -> Gates:
-    """The gates of a prior that came without any, from the folder or measured now."""
-    content = [VERSION, prior.about["sha256"], real.spec.fingerprint]
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]
+    """The gates of a prior as this network finds them: noted with its training, kept in the folder, or measured now."""
+    if prior.gates is not None and prior.about.get("network", network) == network:
+        return prior.gates
+    content = [VERSION, prior.about["sha256"], real.spec.fingerprint, dict(network)]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
     file = None if cache is None else cache / FOLDER / f"gates-{digest}.json"
     if file is not None and file.exists():
         try:
@@ -168,6 +195,7 @@ def _measured(
         except (ValueError, TypeError):
             file.unlink()  # a damaged copy is measured anew
     with job("measure the prior", 1) as update:
+        check_contract(prior.generator.to(real.device))
         gates = measure(prior.generator, real, make_network)
         update(1)
     if file is not None:

@@ -6,14 +6,14 @@ make one and the same image of each class (spread), or images that teach nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from dd_plugins.api import Network, PluginConfig, RealData
-from dd_plugins.priors.base import LayeredGenerator
+from dd_plugins.api import DataError, Network, PluginConfig, RealData
+from dd_plugins.priors.base import LayeredGenerator, Styles, rows_at_once
 from dd_plugins.seeds import make_generator, seed_for
 from dd_plugins.training import TrainConfig, accuracy, train_networks
 
@@ -78,11 +78,11 @@ def measure(
         seed: Of classifiers and samples.
         train: How classifiers are trained; by default 600 updates without augmentation.
     """
-    spec, images, labels = real.spec, real.train.images(), real.train.labels
+    spec, labels = real.spec, real.train.labels
     generator = make_generator(seed_for("gates", seed))
     config = train if isinstance(train, TrainConfig) else _recipe(len(labels))
     judge = make_network(seed)
-    train_networks([judge], images, labels, config, spec, seeds=[seed])
+    train_networks([judge], real.train.images, labels, config, spec, seeds=[seed])
     validation = real.validation.images()
     wanted = torch.arange(spec.num_classes, device=labels.device).repeat_interleave(SAMPLES)
     samples = sample(prior, real, wanted, generator)
@@ -92,7 +92,7 @@ def measure(
     return Gates(
         accuracy=accuracy(judge, samples, wanted),
         real_accuracy=accuracy(judge, validation, real.validation.labels),
-        spread=within_class(samples, wanted) / within_class(images, labels),
+        spread=within_class(samples, wanted) / _within_class_of_real(real),
         worth=accuracy(student, validation, real.validation.labels),
         stages=prior.num_stages,
     )
@@ -100,15 +100,50 @@ def measure(
 
 @torch.no_grad()
 def sample(prior: LayeredGenerator, real: RealData, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Random images of these classes, in model space: float, ``(N, C, H, W)``."""
-    parts = [prior(prior.sample_styles(chunk, generator)) for chunk in labels.split(512)]
-    return real.spec.normalize(torch.cat(parts))
+    """Random images of these classes, in model space: float, ``(N, C, H, W)``.
+
+    A prior that knows no classes shows what it can make of random training images of these classes.
+    """
+    chunks = torch.arange(len(labels), device=labels.device).split(rows_at_once(prior.image_shape))
+    if prior.num_classes:
+        drawn = (prior.sample_styles(labels[rows], generator) for rows in chunks)
+    else:
+        shown = _rows_of(labels, real, generator)
+        drawn = (_encoded(prior, real, shown[rows], labels[rows]) for rows in chunks)
+    return real.spec.normalize(torch.cat([prior(styles) for styles in drawn]))
+
+
+def _rows_of(labels: Tensor, real: RealData, generator: torch.Generator) -> Tensor:
+    """A training image of each of these classes, none twice before all of its class were there: int64, ``(N,)``."""
+    rows = torch.zeros_like(labels)
+    for label, own in enumerate(real.train.class_rows()):
+        places = (labels == label).nonzero().flatten()
+        rounds = -(-len(places) // len(own))
+        order = torch.cat([torch.randperm(len(own), generator=generator) for _ in range(rounds)] or [places.cpu()])
+        rows[places] = own[order[: len(places)].to(own.device)]
+    return rows
+
+
+def _encoded(prior: LayeredGenerator, real: RealData, rows: Tensor, labels: Tensor) -> Styles:
+    """The styles of training images."""
+    styles = prior.encode(real.spec.denormalize(real.train.images(rows)).clamp(0, 1), labels)
+    if styles is None:
+        raise DataError(f"{type(prior).__name__} knows no classes and cannot encode images, so it cannot be measured")
+    return styles
 
 
 def within_class(images: Tensor, labels: Tensor) -> float:
     """Root of the mean variance of a pixel among the images of a class."""
-    variances = [images[labels == label].var(0, unbiased=False).mean() for label in labels.unique().tolist()]
-    return float(torch.stack(variances).mean().sqrt())
+    return _root_of_variances([images[labels == label] for label in labels.unique().tolist()])
+
+
+def _within_class_of_real(real: RealData) -> float:
+    """The same of the training images, one class at a time."""
+    return _root_of_variances(real.train.images(rows) for rows in real.train.class_rows())
+
+
+def _root_of_variances(classes: Iterable[Tensor]) -> float:
+    return float(torch.stack([images.var(0, unbiased=False).mean() for images in classes]).mean().sqrt())
 
 
 def _recipe(count: int) -> TrainConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,16 @@ def load_prior(
         generator = ForClasses(generator, classes)
     _check_fit(path, generator.num_classes, generator.image_shape, data)
     return StoredPrior(generator.eval().requires_grad_(False), found.about, path)
+
+
+def stored_sha256(path: Path) -> str:
+    """The sha256 of a prior's weights, as far as it can be told without reading the prior; else empty."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if (path / ABOUT).exists():
+            return str(json.loads((path / ABOUT).read_text(encoding="utf-8"))["sha256"])
+        with (path / autoencoder_kl.WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
 
 
 def _check_fit(path: Path, classes: int, image_shape: tuple[int, int, int], data: DataSpec) -> None:

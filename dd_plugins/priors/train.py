@@ -147,8 +147,10 @@ class Trainer(ABC):
 
     @torch.no_grad()
     def _average(self) -> None:
+        """One step of the average; a young one forgets faster, or a short training would export its random start."""
+        decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         for kept, fresh in zip(self.exported.parameters(), self.model.parameters(), strict=True):
-            kept.lerp_(fresh, 1 - self.recipe.average)
+            kept.lerp_(fresh, 1 - decay)
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         return torch.optim.Adam(network.parameters(), lr=self.recipe.lr, betas=(0.0, 0.99), fused=True)
