@@ -192,11 +192,13 @@ def test_a_prior_has_a_column_of_its_own():
     found = comparison.entries(records, PROTOCOL)
     table = comparison.rows(found, PROTOCOL)
     assert comparison.with_priors(comparison.HEADER, table, found) == (comparison.HEADER, table)
-    records["b"][0]["storage"]["priors"] = [{"elements": 95841, "seconds": 99.6, "sha256": "0", "where": "x"}]
+    records["b"][0]["storage"]["priors"] = [
+        {"elements": 95841, "seconds": 99.6, "sha256": "0123456789abcdef", "where": "x"}
+    ]
     found = comparison.entries(records, PROTOCOL)
     header, rows = comparison.with_priors(comparison.HEADER, table, found)
-    place = header.index("prior (elements, training)")
-    assert [row[place] for row in rows] == ["", "", "95,841, 100 s"]
+    place = header.index("prior (elements, training, sha256)")
+    assert [row[place] for row in rows] == ["", "", "95,841, 100 s, 01234567"]
     assert [[*row[:place], *row[place + 1 :]] for row in rows] == [list(row) for row in table]
 
 

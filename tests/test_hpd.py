@@ -1,5 +1,6 @@
 """H-PD and GLaD: levels, candidates that are copies, what is stored, and that a run goes on bit by bit."""
 
+import io
 import json
 import shutil
 from itertools import pairwise
@@ -7,9 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 from made_up import Factory, Mirror, make_real
+from rich.console import Console
 from tiny_runs import PROTOCOL, run
 
+from benchmark_adapters.runner import pipeline
 from benchmark_adapters.runner.config import resolve
+from benchmark_adapters.runner.parts import Options
+from benchmark_adapters.runner.progress import Reporter
 from dd_plugins.api import (
     ConfigError,
     Context,
@@ -445,6 +450,13 @@ def test_it_is_learned_by_any_objective_from_a_prior_of_its_own(objective, tmp_p
     best = record["condensation"]["learned"]
     assert [f"crfd, {stage}" for stage in ("level 0", "level 1", "level 2", "level 3", "pixels")] == list(best)[-5:]
     assert len(list((tmp_path / "priors").iterdir())) == 1
+
+
+def test_stages_without_a_step_are_told(tmp_path):
+    said = Console(record=True, width=500, file=io.StringIO())
+    config = resolve({"method": "h-pd", "steps": 2, "ipc": 2}, TINY)
+    pipeline.run(config, Options(tmp_path, torch.device("cpu"), full_data=False), Reporter(said))
+    assert "2 steps are too few for 5 stages: level 0, level 2, pixels will get none" in said.export_text()
 
 
 def test_a_run_that_was_interrupted_goes_on_bit_by_bit(tmp_path, monkeypatch):

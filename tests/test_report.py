@@ -54,6 +54,15 @@ def test_repetitions_are_one_row_with_an_interval_over_condensations():
     assert (row["condensations"], row["trials"], row["seconds"], row["images/class"]) == ("3", "2", "20", "3-4")
 
 
+def test_a_prior_stands_beside_the_elements_and_once_for_all_seeds():
+    made = [record(1, [0.8]), record(2, [0.6]), record(3, [0.9], method="pixel")]
+    for one in made[:2]:
+        one["storage"]["priors"] = [{"elements": 95841, "seconds": 51.6, "sha256": "0123456789abcdef", "where": "x"}]
+    found = cells(rows(made))
+    told = {name: row["prior (elements, training, sha256)"] for name, row in found.items()}
+    assert told == {"hmn": "95,841, 52 s, 01234567", "pixel": "", "random real": ""}
+
+
 def test_one_condensation_has_an_interval_over_trials_and_says_so():
     row = cells(rows([record(1, [0.8, 0.9, 0.7])]))["hmn"]
     assert row["accuracy %"].endswith("(trials)")

@@ -13,6 +13,7 @@ from typing import Any
 from benchmark_adapters.evaluator import Protocol
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, Estimate, holm
+from benchmark_adapters.report.summary import PRIOR, told_prior
 from dd_plugins.training import Plan
 
 RANDOM = "random real"
@@ -125,15 +126,15 @@ def with_across(
 def with_priors(
     header: Sequence[str], table: Sequence[Sequence[str]], found: Sequence[Entry]
 ) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """The table with one column more where a method has a prior: its elements, and the seconds of its training.
+    """The table with one column more where a method has a prior: elements, seconds of its training, sha256.
 
     A prior is no part of the budget, since the stored set does without it; neither is it free.
     """
     held = [[] if entry.name == RANDOM else entry.record["storage"].get("priors", []) for entry in found]
     if not any(held):
         return header, table
-    cells = ["; ".join(f"{prior['elements']:,}, {prior['seconds']:.0f} s" for prior in priors) for priors in held]
-    return _with_column(header, table, "x budget", "prior (elements, training)", cells)
+    cells = ["; ".join(map(told_prior, priors)) for priors in held]
+    return _with_column(header, table, "x budget", PRIOR, cells)
 
 
 def _with_column(

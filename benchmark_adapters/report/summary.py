@@ -16,19 +16,21 @@ from benchmark_adapters.runner.config import flatten
 from dd_plugins.api import UsageError
 
 NETWORK_SETTINGS = re.compile(r"network\.\w+=[^,\]]*,?")  # in a protocol's label
+PRIOR = "prior (elements, training, sha256)"
 HEADER = (
-    "data set", "IPC", "protocol", "network", "method", "elements", "images/class", "condensations", "trials",
+    "data set", "IPC", "protocol", "network", "method", "elements", PRIOR, "images/class", "condensations", "trials",
     "accuracy %", "steps", "seconds", "processor seconds",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Member:
-    """One condensation of a group: what it noted, and its trials; of a yardstick the seed of its subset."""
+    """One condensation of a group: what it noted, its trials and its priors; of a yardstick the seed of its subset."""
 
     condensation: Mapping[str, Any]
     trials: tuple[float, ...]
     seed: int | None = None
+    priors: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Group:
         if len(self.members) == 1:
             return Estimate.of(self.members[0].trials)
         return Estimate.of([fmean(member.trials) for member in self.members])
+
+    def priors(self) -> str:
+        """Elements, training time and sha256 of every prior: no part of the budget, and not free either."""
+        return "; ".join(dict.fromkeys(told_prior(prior) for member in self.members for prior in member.priors))
 
     def mean(self, key: str) -> float | None:
         """The mean of a number that condensations noted; None if none did."""
@@ -102,7 +108,8 @@ def grouped(records: Iterable[Mapping[str, Any]]) -> list[Group]:
             key = _key(record, entry, holder, _condensed(record) if own else "")
             seen = groups.setdefault(key, [])
             if own:
-                seen.append(Member(record["condensation"], tuple(entry["trials"])))
+                priors = tuple(record["storage"].get("priors", ()))
+                seen.append(Member(record["condensation"], tuple(entry["trials"]), priors=priors))
             elif all(entry.get("seed") != member.seed for member in seen):  # many runs share one yardstick
                 seen.append(Member({}, tuple(entry["trials"]), entry.get("seed")))
     labels = _labels(list(groups))
@@ -192,7 +199,22 @@ def _row(group: Group) -> tuple[str, ...]:
     accuracy = f"{100 * estimate.mean:.1f}{spread}{over}"
     costs = [group.mean(key) for key in ("steps", "seconds", "cpu_seconds")]
     cost = ["" if value is None else f"{value:,.0f}" for value in costs]
-    return (*group.cell, group.name, group.elements, group.images, str(len(group.members)), trials, accuracy, *cost)
+    return (
+        *group.cell,
+        group.name,
+        group.elements,
+        group.priors(),
+        group.images,
+        str(len(group.members)),
+        trials,
+        accuracy,
+        *cost,
+    )
+
+
+def told_prior(prior: Mapping[str, Any]) -> str:
+    """Elements, seconds of its training, and the first digits of the weights' sha256."""
+    return f"{prior['elements']:,}, {prior['seconds']:.0f} s, {prior['sha256'][:8]}"
 
 
 def _time(group: Group) -> float:
