@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import shutil
 import time
 
@@ -238,7 +239,9 @@ def test_glad_without_its_level_is_refused(tmp_path, capsys):
     assert "parameterization.levels" in _one_line(capsys, *words)
 
 
-@pytest.mark.parametrize("idle", [("--trials", "3"), ("--protocol", "dsa"), ("--benchmark", "dd-ranking")])
+@pytest.mark.parametrize(
+    "idle", [("--trials", "3"), ("--protocol", "dsa"), ("--benchmark", "dd-ranking"), ("--no-full-data",)]
+)
 def test_a_distance_takes_no_settings_of_trainings(idle, finished, capsys):
     out, record = finished
     error = _one_line(capsys, "eval", record["id"], "--out", out, "--metric", "crfd", *idle)
@@ -254,11 +257,20 @@ def test_a_weak_prior_is_told_with_what_can_be_done(tmp_path, capsys):
     words = ["train-prior", *sizes, "--set", "network.width=4", "--out", tmp_path]
     capsys.readouterr()
     assert command(*words, "--allow-weak-prior") == 0
-    told = re.search(r"taken by: dd-bench (run --method h-pd --dataset digits.*)", capsys.readouterr().out)[1].split()
-    assert {f"parameterization.recipe.{name}" for name in ("steps=2", "width=4", "noise=2", "style=2")} <= set(told)
-    small = ["--set=network.width=4", "--set=parameterization.samples=9", "--steps=5", *SCORED, "--no-full-data"]
-    assert command(*told, *small, "--allow-weak-prior", "--out", tmp_path) == 0
+    told = re.search(r"taken by: dd-bench (run .*)", capsys.readouterr().out)[1]
+    few = ["--set", "parameterization.samples=9", "--set", "objective.batch_real=4", "--steps", "5"]
+    assert command(*shlex.split(told), *few, *SCORED, "--no-full-data") == 0
     assert len(list(tmp_path.glob("priors/*/prior.json"))) == 1  # none was trained for the run
+    assert not list(tmp_path.glob("priors/gates-*.json"))  # and none measured
+
+
+def test_a_weak_prior_that_was_not_allowed_is_told_with_the_flag(tmp_path, capsys):
+    sizes = [f"--set=parameterization.recipe.{name}" for name in ("steps=2", "width=4", "noise=2", "style=2")]
+    words = ["train-prior", *sizes, "--set", "network.width=4", "--out", tmp_path]
+    assert command(*words) == 1
+    told = re.search(r"taken by: dd-bench (run .*)", capsys.readouterr().out)[1]
+    assert "--allow-weak-prior" in told
+    assert "--set network.width=4 " in told
 
 
 def test_an_empty_folder_of_a_prior_is_no_folder(tmp_path, capsys):

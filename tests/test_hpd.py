@@ -48,7 +48,7 @@ def prior(real, tmp_path_factory):
     path = tmp_path_factory.mktemp("prior")
     trainer = TRAINERS["vae"](PriorRecipe(kind="vae", width=6, noise=4, style=5, steps=20, classes=4, images=2), real)
     trainer.run()
-    save_prior(path, trainer.exported, "vae", trainer.config, {"gates": GOOD, "seconds": 1.5})
+    save_prior(path, trainer.exported, "vae", trainer.config, {"gates": GOOD, "network": NETWORK, "seconds": 1.5})
     return path
 
 
@@ -317,7 +317,7 @@ def test_a_prior_can_be_pinned_and_is_the_same_when_a_run_goes_on(prior, real, t
     tensors, _ = read_tensors(other / "prior.safetensors")
     stored = load_prior(other)
     stored.generator.load_state_dict({name: value + 0.01 for name, value in tensors.items()})
-    about = {key: stored.about[key] for key in ("gates", "seconds")}
+    about = {key: stored.about[key] for key in ("gates", "network", "seconds")}
     save_prior(other, stored.generator, "vae", stored.generator.config, about)
     second = made(other, real)
     second.enter_stage(second.stages()[0])
@@ -355,14 +355,16 @@ def test_the_seed_decides_everything(prior, real):
 def test_a_weak_prior_is_refused_with_its_figures_unless_allowed(real, prior, tmp_path):
     trainer = TRAINERS["gan"](PriorRecipe(width=6, noise=4, style=5, steps=1, classes=2, images=2), real)
     weak = Gates(0.2, 0.9, 0.05, 0.3, 4)
-    save_prior(tmp_path, trainer.exported, "gan", trainer.config, {"gates": weak.to_dict(), "seconds": 1})
+    save_prior(
+        tmp_path, trainer.exported, "gan", trainer.config, {"gates": weak.to_dict(), "network": NETWORK, "seconds": 1}
+    )
     with pytest.raises(DataError, match=r"too weak: conditional accuracy 0.200 .* 0.05 is outside .* 0.300"):
         made(tmp_path, real)
     assert made(tmp_path, real, allow_weak_prior=True).prior is not None
 
 
 def test_a_prior_without_classes_begins_with_real_images_only(real, monkeypatch, tmp_path):
-    stored = StoredPrior(Mirror(), {"sha256": "ab", "gates": GOOD, "kind": "mirror"}, tmp_path)
+    stored = StoredPrior(Mirror(), {"sha256": "ab", "gates": GOOD, "network": NETWORK, "kind": "mirror"}, tmp_path)
     monkeypatch.setattr("dd_plugins.parameterizations.hpd.load_prior", lambda *_: stored)
     for init in ("cluster", "sample"):
         with pytest.raises(ConfigError, match=f"init = '{init}': this prior knows no classes"):
@@ -373,9 +375,11 @@ def test_a_prior_without_classes_begins_with_real_images_only(real, monkeypatch,
         assert (real.train.images(rows) - image).abs().flatten(1).amax(1).min() < 1e-5
 
 
-def test_the_latents_of_many_images_are_made_in_chunks(prior, real):
+@pytest.mark.parametrize("asked", [3, None])
+def test_the_latents_of_many_images_are_made_in_chunks(asked, prior, real, monkeypatch):
     whole, chunked = made(prior, real, select="last"), made(prior, real, select="last")
-    chunked.chunk_size = 3
+    chunked.chunk_size = asked
+    monkeypatch.setattr("dd_plugins.priors.base.PIXELS_AT_ONCE", 3 * 64)
     seen, begin = [], chunked.prior.begin
     chunked.prior.begin = lambda styles: seen.append(len(styles[0])) or begin(styles)
     chunked.reset(make_generator(0), real)
@@ -407,24 +411,24 @@ def test_classes_of_no_prior_are_refused(real):
         container.check(Factory(real)(0))
 
 
-def test_other_weights_in_the_same_folder_are_another_run(prior, real, tmp_path):
+def test_other_weights_in_the_same_folder_are_another_run(prior, tmp_path, monkeypatch):
     folder = tmp_path / "prior"
     shutil.copytree(prior, folder)
-
-    def resolved():
-        return resolve({"method": "h-pd"}, [f"parameterization.prior={folder}"])
-
-    first = resolved()
-    stored = load_prior(folder)
-    assert first.parameterization.settings["prior_sha256"] == stored.prior().sha256
-    assert resolved().run_id("data") == first.run_id("data")
-    other = stored.generator
+    config = resolve({"method": "h-pd"}, [f"parameterization.prior={folder}"])
+    assert config.parameterization.settings["prior_sha256"] == ""  # another prior can take its place
+    first = config.run_id("data")
+    assert config.run_id("data") == first
+    other = load_prior(folder).generator
     with torch.no_grad():
         next(other.parameters()).add_(1)
     save_prior(folder, other, "vae", other.config, {"gates": GOOD})
-    assert resolved().run_id("data") != first.run_id("data")
+    assert config.run_id("data") != first
     shutil.rmtree(folder)
-    assert resolved().parameterization.settings["prior_sha256"] == ""  # the run will say that it is not there
+    assert config.run_id("data") != first  # the run will say that it is not there
+    trained = resolve({"method": "h-pd"})
+    second = trained.run_id("data")
+    monkeypatch.setattr("dd_plugins.parameterizations.hpd.VERSION", 0)  # a release that trains other priors
+    assert trained.run_id("data") != second
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 import ast
 import importlib.util
 import json
+import os
 import pickle
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -475,6 +477,30 @@ def test_gates_that_are_measured_for_a_prior_without_any_are_kept(tmp_path, monk
     file.write_text("{")
     find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
     assert len(measured) == 2
+
+
+def test_figures_are_those_of_the_classes_that_are_meant(tmp_path, monkeypatch):
+    real, prior = make_real(), small((2, 8, 8), "gan", 4)
+    figures = {"gates": Gates(0.9, 1.0, 1.0, 0.8, 4).to_dict(), "network": NETWORK}
+    save_prior(tmp_path / "prior", prior, "gan", prior.config, figures)
+    measured = []
+    monkeypatch.setattr(find, "measure", lambda made, *_: measured.append(made.classes.tolist()) or FIGURES)
+    for classes in ([3, 2, 1, 0], [0, 1, 2, 3], [3, 2, 1, 0]):
+        stored = load_prior(tmp_path / "prior", real.spec, classes=classes)
+        find.gates_of(stored, real, NETWORK, Factory(real), tmp_path)
+    assert measured == [[3, 2, 1, 0], [0, 1, 2, 3]]
+
+
+def test_who_waits_for_a_prior_can_be_interrupted(tmp_path):
+    real, recipe = make_real(), PriorRecipe(**TINY)
+
+    def wait():
+        with interruptible_jobs(Reporter(Console(quiet=True))) as job:
+            threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+            find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real), job)
+
+    with locked(find.prior_folder(tmp_path, real, recipe) / ".lock"), pytest.raises(KeyboardInterrupt):
+        wait()
 
 
 def test_figures_are_those_of_the_network_that_measured(tmp_path, monkeypatch):

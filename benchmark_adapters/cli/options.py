@@ -97,7 +97,7 @@ FullData = Annotated[
     bool | None,
     typer.Option(
         "--full-data/--no-full-data",
-        help="Score the whole training set too.  [default: if it has at most 10,000 images]",
+        help="Score the whole training set beside it, as a yardstick.  [default: if it has at most 10,000 images]",
         show_default=False,
     ),
 ]

@@ -96,6 +96,10 @@ class RunConfig(PluginConfig):
             del content["pruning"], content["pruning_trials"]
         if not self.over_budget:
             del content["over_budget"]
+        container = registry.load("parameterization", self.parameterization.name)
+        settings = parse_config(container.Config, self.parameterization.settings, "parameterization")
+        if outside := list(container.outside(settings)):
+            content["outside"] = outside
         for part, kind in parts.items():
             content[part]["plugin"] = plugin_identity(kind, getattr(self, part).name)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
@@ -169,8 +173,7 @@ def _complete(config: RunConfig) -> RunConfig:
         if given is None:
             continue
         cls = registry.load(kind, given.name)
-        made = parse_config(cls.Config, given.settings, part)
-        settings = (cls.pin(made) if part == "parameterization" else made).model_dump(mode="json")
+        settings = parse_config(cls.Config, given.settings, part).model_dump(mode="json")
         parts[part] = PartConfig(name=registry.find(kind, given.name).spec, **settings)
     scored_on = config.protocol.network  # a mistake in it must not wait for the end of the condensation
     parse_config(registry.load("network", scored_on.name).Config, scored_on.settings, "protocol.network")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from benchmark_adapters.runner.config import RunConfig
+import json
+import shlex
+
+from benchmark_adapters.runner.config import RunConfig, flatten, resolve
 from benchmark_adapters.runner.parts import Options, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.system import interruptible_jobs
@@ -38,11 +41,25 @@ def train_prior(config: RunConfig, options: Options, reporter: Reporter) -> list
         f"conditional accuracy {gates.accuracy:.3f} (real images {gates.real_accuracy:.3f}), spread within classes "
         f"{gates.spread:.2f} of real, worth of its samples {gates.worth:.3f}"
     )
-    usual = PriorRecipe().model_dump(mode="json")
-    given = {key: value for key, value in recipe.model_dump(mode="json").items() if value != usual[key]}
-    settings = "".join(f" --set parameterization.recipe.{key}={value}" for key, value in given.items())
-    reporter.say(f"taken by: dd-bench run --method h-pd --dataset {config.dataset}{settings}")
     failed = gates.failed()
     if not failed:
         reporter.say("all gates passed")
+    reporter.say(f"taken by: dd-bench run {_flags(config, options, bool(failed))}")
     return failed
+
+
+def _flags(config: RunConfig, options: Options, weak: bool) -> str:
+    """What a run of the same data set, network and recipe is called with."""
+    own, usual = (
+        flatten(each.model_dump(mode="json"))
+        for each in (config, resolve({"method": config.method, "dataset": config.dataset}))
+    )
+    words = ["--method", config.method, "--dataset", config.dataset]
+    for key, value in own.items():
+        if key.partition(".")[0] in ("data", "network", "parameterization") and value != usual.get(key):
+            words += ["--set", f"{key}={json.dumps(value)}"]
+    if weak and not own.get("parameterization.allow_weak_prior"):
+        words.append("--allow-weak-prior")
+    if options.data_root is not None:
+        words += ["--data-root", str(options.data_root)]
+    return shlex.join([*words, "--out", str(options.out)])

@@ -76,7 +76,7 @@ class RunFolder:
         """
         with ExitStack() as held:
             try:
-                held.enter_context(locked(self.path / ".lock", wait))
+                held.enter_context(locked(self.path / ".lock", (lambda: None) if wait else None))
             except BlockingIOError:
                 raise RunLocked(f"{self.path} is in use by another process") from None
             for half_written in self.path.glob(".*.tmp"):  # by a process that was killed

@@ -6,7 +6,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from dd_plugins.errors import DataError, SyntheticFileError, UsageError
 
 FORMAT = 1
 KEY = "dd_plugins"
+POLL_SECONDS = 0.2  # between two looks at a lock
 MAX_CONFIG_BYTES = 4096  # a configuration is no place to store images
 
 
@@ -54,19 +56,27 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def locked(file: Path, wait: bool = True) -> Iterator[None]:
+def locked(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Keeps other processes out of what the file stands for; the lock goes with the process, however it ends.
 
     Args:
         file: Is made if it is not there, and stays.
-        wait: Wait until another process is done with it, instead of raising.
+        waiting: Called again and again while another process holds the lock; what it raises ends the wait.
 
     Raises:
-        BlockingIOError: If another process holds it, and is not waited for.
+        BlockingIOError: If another process holds it, and ``waiting`` is None.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if waiting is None:
+                    raise
+                waiting()
+                time.sleep(POLL_SECONDS)
         yield
 
 

@@ -207,12 +207,13 @@ class Parameterization(nn.Module, ABC):
         return ""
 
     @classmethod
-    def pin(cls, config: PluginConfig) -> PluginConfig:
-        """The configuration with what it names outside of itself pinned by its content; by default as it is.
+    def outside(cls, config: PluginConfig) -> Sequence[str]:
+        """What tells the contents of all that a configuration names outside of itself: digests of files, say.
 
-        A run's name depends on it, so that a run with other weights in the same folder is another run.
+        A run's name depends on it, so that other weights in the same folder are another run; empty by default.
         """
-        return config
+        del config
+        return ()
 
     def learned(self) -> dict[str, float]:
         """What was found besides the images, for the record: scores of candidates, say; nothing by default."""

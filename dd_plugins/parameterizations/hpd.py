@@ -36,10 +36,10 @@ from dd_plugins.api import (
     Stage,
     UsageError,
 )
-from dd_plugins.priors.base import LayeredGenerator, Styles
+from dd_plugins.priors.base import LayeredGenerator, Styles, rows_at_once
 from dd_plugins.priors.centres import centres
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
-from dd_plugins.priors.find import admit, find_prior
+from dd_plugins.priors.find import VERSION, admit, find_prior
 from dd_plugins.priors.small import sides
 from dd_plugins.priors.store import load_prior, stored_sha256
 from dd_plugins.priors.train import PriorRecipe
@@ -158,12 +158,10 @@ class HPD(Parameterization):
             self._judge = ClassRelevantDistance(judge, real)
 
     @classmethod
-    def pin(cls, config: PluginConfig) -> PluginConfig:
-        """The prior that is named, by the sha256 of its weights."""
+    def outside(cls, config: PluginConfig) -> Sequence[str]:
+        """The sha256 of the weights that are named, or how a recipe is followed by this release."""
         assert isinstance(config, HPD.Config)
-        if config.prior is None or config.prior_sha256:
-            return config
-        return config.model_copy(update={"prior_sha256": stored_sha256(Path(config.prior))})
+        return (f"recipe {VERSION}" if config.prior is None else stored_sha256(Path(config.prior)),)
 
     def _use(self, prior: LayeredGenerator) -> None:
         """Takes a generator, and checks the levels against it."""
@@ -240,7 +238,7 @@ class HPD(Parameterization):
     def _chunks(self) -> Sequence[Tensor]:
         """All rows, as many at once as the generator sees."""
         rows = torch.arange(len(self.labels), device=self.labels.device)
-        return torch.split(rows, self.chunk_size or len(rows))
+        return torch.split(rows, self.chunk_size or rows_at_once(self.data.image_shape))
 
     def _begin(self, styles: Styles) -> None:
         self._styles = [style.detach().clone() for style in styles]

@@ -130,10 +130,11 @@ class ForClasses(LayeredGenerator):
         super().__init__()
         self.generator, self.num_stages = generator, generator.num_stages
         self.image_shape, self.num_classes = generator.image_shape, len(classes)
+        self.classes: Tensor
         self.register_buffer("classes", torch.tensor(classes, dtype=torch.int64), persistent=False)
 
     def _of(self, labels: Tensor) -> Tensor:
-        return self.get_buffer("classes").to(labels.device)[labels]
+        return self.classes.to(labels.device)[labels]
 
     def sample_styles(self, labels: Tensor, generator: Generator) -> Styles:
         """Those of the generator's own classes."""
@@ -167,6 +168,7 @@ def device_of(prior: LayeredGenerator) -> torch.device:
     return held[0].device if held else torch.device("cpu")
 
 
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # a batch and its parts are compared
 def check_contract(prior: LayeredGenerator, seed: int = 0, count: int = 3, tolerance: float = 1e-4) -> None:
     """Holds a generator to its contract.
 

@@ -28,11 +28,11 @@ from dd_plugins.api import (
     Network,
     RealData,
     SyntheticFileError,
-    locked,
     read_tensors,
     write_tensors,
 )
 from dd_plugins.api.progress import StartJob, silent_job
+from dd_plugins.priors.store import one_at_a_time
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import TrainConfig, accuracy, train_networks
 
@@ -141,7 +141,7 @@ def find_judge(
         _train(judge, recipe, real, job)
         return judge
     if not file.exists():
-        with locked(file.with_suffix(".lock")):  # another run may be training it: then it is worth waiting for
+        with one_at_a_time(file.with_suffix(".lock"), job):
             if not file.exists():
                 _train(judge, recipe, real, job)
                 reached = accuracy(judge, real.validation.images, real.validation.labels)

@@ -15,15 +15,14 @@ from dd_plugins.api import (
     Network,
     RealData,
     SyntheticFileError,
-    locked,
     read_tensors,
     write_atomically,
     write_tensors,
 )
 from dd_plugins.api.progress import StartJob, silent_job
-from dd_plugins.priors.base import check_contract
+from dd_plugins.priors.base import ForClasses, check_contract
 from dd_plugins.priors.gates import Gates, measure
-from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, save_prior
+from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, one_at_a_time, save_prior
 from dd_plugins.priors.train import TRAINERS, PriorRecipe, Trainer
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def find_prior(
         few = min(len(rows) for rows in real.train.class_rows())
         if few < LEAST_IMAGES:
             raise DataError(f"a prior needs {LEAST_IMAGES} training images of every class; one has {few}")
-        with locked(path / ".lock"):  # another run may be training it: then it is worth waiting for
+        with one_at_a_time(path / ".lock", job):
             if not (path / ABOUT).exists():
                 _make(path, real, recipe, network, make_network, job, checkpoint_seconds)
     try:
@@ -184,9 +183,10 @@ def gates_of(
     job: StartJob = silent_job,
 ) -> Gates:
     """The gates of a prior as this network finds them: noted with its training, kept in the folder, or measured now."""
-    if prior.gates is not None and prior.about.get("network", network) == network:
+    classes = prior.generator.classes.tolist() if isinstance(prior.generator, ForClasses) else None
+    if prior.gates is not None and prior.about.get("network") == network and classes is None:
         return prior.gates
-    content = [VERSION, prior.about["sha256"], real.spec.fingerprint, dict(network)]
+    content = [VERSION, prior.about["sha256"], real.spec.fingerprint, dict(network), classes]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
     file = None if cache is None else cache / FOLDER / f"gates-{digest}.json"
     if file is not None and file.exists():
@@ -197,7 +197,7 @@ def gates_of(
     with job("measure the prior", 1) as update:
         check_contract(prior.generator.to(real.device))
         gates = measure(prior.generator, real, make_network)
+        if file is not None:
+            write_atomically(file, json.dumps(gates.to_dict()).encode())
         update(1)
-    if file is not None:
-        write_atomically(file, json.dumps(gates.to_dict()).encode())
     return gates

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 
-from dd_plugins.api import DataError, DataSpec, PluginConfig, Prior, write_atomically, write_tensors
+from dd_plugins.api import DataError, DataSpec, PluginConfig, Prior, locked, write_atomically, write_tensors
+from dd_plugins.api.progress import StartJob
 from dd_plugins.priors import autoencoder_kl
 from dd_plugins.priors.base import ForClasses, LayeredGenerator
 from dd_plugins.priors.gates import Gates
@@ -116,6 +117,18 @@ def load_prior(
         generator = ForClasses(generator, classes)
     _check_fit(path, generator.num_classes, generator.image_shape, data)
     return StoredPrior(generator.eval().requires_grad_(False), found.about, path)
+
+
+@contextmanager
+def one_at_a_time(file: Path, job: StartJob) -> Iterator[None]:
+    """Keeps a training to one process; another one that is at it is waited for, and the job says so."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(file))
+        except BlockingIOError:
+            with job("wait for another run", 1) as update:
+                held.enter_context(locked(file, lambda: update(0)))
+        yield
 
 
 def stored_sha256(path: Path) -> str:
