@@ -126,6 +126,12 @@ def test_networks_that_cannot_judge_are_told_before_any_is_trained(networks, fin
     assert "no maps" in error
 
 
+def test_a_benchmark_takes_no_yardsticks(finished, capsys):
+    out, record = finished
+    error = _one_line(capsys, "eval", record["id"], "--out", out, "--benchmark", "native", "--no-full-data")
+    assert "go without --benchmark" in error
+
+
 def test_a_distance_is_told_and_noted(finished, capsys, tmp_path):
     shutil.copytree(finished[0], tmp_path / "runs")
     folder = tmp_path / "runs" / finished[1]["id"]

@@ -62,8 +62,8 @@ def evaluate(
 
     console = Console()
     options = Options(out, choose_device(device), data_root, full_data)
-    flag = None if full_data is None else "full-data" if full_data else "no-full-data"
-    alone = {"protocol": protocol, "trials": trials, "benchmark": benchmark, flag: flag}
+    yardstick = {"full-data": full_data, "no-full-data": full_data is False}
+    alone = {"protocol": protocol, "trials": trials, "benchmark": benchmark, **yardstick}
     networks = [name.strip() for name in network.split(",")] if network else [None]
     if metric is Metric.crfd:
         if idle := [f"--{name}" for name, value in alone.items() if value]:
@@ -77,8 +77,8 @@ def evaluate(
     own, settings = split_settings(assignments or [], names_of(benchmark))
     own = [*own, *([f"protocol.trials={trials}"] if trials else [])]
     if settings:
-        if flag:
-            raise UsageError(f"--{flag} is for the accuracy alone: a --benchmark has yardsticks of its own")
+        if any(yardstick.values()):
+            raise UsageError("--full-data and --no-full-data go without --benchmark, which has yardsticks of its own")
         made = {name: make_benchmark(name, each) for name, each in settings.items()}
         deaf = [name for name, each in made.items() if not each.follows_protocol]
         if (own or protocol or network) and deaf:

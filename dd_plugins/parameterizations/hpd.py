@@ -36,7 +36,7 @@ from dd_plugins.api import (
     Stage,
     UsageError,
 )
-from dd_plugins.priors.base import LayeredGenerator, Styles, rows_at_once
+from dd_plugins.priors.base import LayeredGenerator, Styles, pixel_values, rows_at_once
 from dd_plugins.priors.centres import centres
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
 from dd_plugins.priors.find import VERSION, admit, find_prior
@@ -223,11 +223,11 @@ class HPD(Parameterization):
         """The styles of random real images."""
         if real is None:
             raise UsageError("parameterization.init = 'encode' needs real images")
-        rows = torch.cat([real.train.per_class(max(self.counts), generator)[c, :n] for c, n in enumerate(self.counts)])
-        pixels = real.spec.denormalize(real.train.images(rows)).clamp(0, 1)
+        drawn = real.train.per_class(max(self.counts), generator)
+        shown = torch.cat([drawn[label, :count] for label, count in enumerate(self.counts)])
         found = []
         for rows in self._chunks():
-            styles = self.prior.encode(pixels[rows], self.labels[rows])
+            styles = self.prior.encode(pixel_values(real, shown[rows]), self.labels[rows])
             if styles is None:
                 raise ConfigError(
                     "parameterization.init = 'encode': this prior cannot encode images; cluster and sample remain"

@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Generator, Tensor, nn
 
-from dd_plugins.api import PluginContractError
+from dd_plugins.api import PluginContractError, RealData
 from dd_plugins.seeds import make_generator
 
 SCALE_SAMPLES = 64
@@ -160,6 +160,11 @@ class ForClasses(LayeredGenerator):
 def rows_at_once(image_shape: tuple[int, int, int]) -> int:
     """How many images a generator may make at once without a graph: 512 at 32 px, 32 at 128 px."""
     return max(1, PIXELS_AT_ONCE // (image_shape[1] * image_shape[2]))
+
+
+def pixel_values(real: RealData, rows: Tensor) -> Tensor:
+    """Training images as generators make and see them: float, ``(len(rows), C, H, W)``, from 0 to 1."""
+    return real.spec.denormalize(real.train.images(rows)).clamp(0, 1)
 
 
 def device_of(prior: LayeredGenerator) -> torch.device:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dd_plugins.api import DataError, Network, PluginConfig, RealData
-from dd_plugins.priors.base import LayeredGenerator, Styles, rows_at_once
+from dd_plugins.priors.base import LayeredGenerator, Styles, pixel_values, rows_at_once
 from dd_plugins.seeds import make_generator, seed_for
 from dd_plugins.training import TrainConfig, accuracy, train_networks
 
@@ -115,18 +115,17 @@ def sample(prior: LayeredGenerator, real: RealData, labels: Tensor, generator: t
 
 def _rows_of(labels: Tensor, real: RealData, generator: torch.Generator) -> Tensor:
     """A training image of each of these classes, none twice before all of its class were there: int64, ``(N,)``."""
-    rows = torch.zeros_like(labels)
-    for label, own in enumerate(real.train.class_rows()):
-        places = (labels == label).nonzero().flatten()
-        rounds = -(-len(places) // len(own))
-        order = torch.cat([torch.randperm(len(own), generator=generator) for _ in range(rounds)] or [places.cpu()])
-        rows[places] = own[order[: len(places)].to(own.device)]
+    order, sizes = labels.argsort(stable=True), torch.bincount(labels, minlength=real.spec.num_classes)
+    sorted_labels = labels[order]
+    place = torch.arange(len(labels), device=labels.device) - (sizes.cumsum(0) - sizes)[sorted_labels]
+    rows = torch.empty_like(labels)
+    rows[order] = real.train.per_class(int(sizes.max()), generator)[sorted_labels, place]
     return rows
 
 
 def _encoded(prior: LayeredGenerator, real: RealData, rows: Tensor, labels: Tensor) -> Styles:
     """The styles of training images."""
-    styles = prior.encode(real.spec.denormalize(real.train.images(rows)).clamp(0, 1), labels)
+    styles = prior.encode(pixel_values(real, rows), labels)
     if styles is None:
         raise DataError(f"{type(prior).__name__} knows no classes and cannot encode images, so it cannot be measured")
     return styles

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dd_plugins.api import DivergedError, PluginConfig, RealData
-from dd_plugins.priors.base import Styles
+from dd_plugins.priors.base import Styles, pixel_values
 from dd_plugins.priors.small import SLOPE, SmallConfig, SmallGenerator, sides
 from dd_plugins.seeds import make_generator, seed_for, seeded_layers
 
@@ -143,7 +143,7 @@ class Trainer(ABC):
         recipe, train = self.recipe, self.real.train
         classes = torch.randperm(self.config.num_classes, generator=self.generator)[: recipe.classes]
         rows = train.per_class(recipe.images, self.generator)[classes.to(train.labels.device)].flatten()
-        return self.real.spec.denormalize(train.images(rows)).clamp(0, 1), train.labels[rows]
+        return pixel_values(self.real, rows), train.labels[rows]
 
     @torch.no_grad()
     def _average(self) -> None:
