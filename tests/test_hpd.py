@@ -34,7 +34,7 @@ from dd_plugins.priors.train import TRAINERS, PriorRecipe
 from dd_plugins.seeds import make_generator
 
 NETWORK = {"name": "convnet", "width": 4, "depth": 2}
-GOOD = Gates(0.9, 1.0, 1.0, 0.8, 4).to_dict()
+GOOD = Gates(0.9, 1.0, 1.0, 0.8, 4, 2).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +354,7 @@ def test_the_seed_decides_everything(prior, real):
 
 def test_a_weak_prior_is_refused_with_its_figures_unless_allowed(real, prior, tmp_path):
     trainer = TRAINERS["gan"](PriorRecipe(width=6, noise=4, style=5, steps=1, classes=2, images=2), real)
-    weak = Gates(0.2, 0.9, 0.05, 0.3, 4)
+    weak = Gates(0.2, 0.9, 0.05, 0.3, 4, 2)
     save_prior(
         tmp_path, trainer.exported, "gan", trainer.config, {"gates": weak.to_dict(), "network": NETWORK, "seconds": 1}
     )

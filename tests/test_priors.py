@@ -22,7 +22,7 @@ from benchmark_adapters.runner.system import interruptible_jobs
 from dd_plugins.api import DataError, PluginContractError, Split, locked
 from dd_plugins.priors import find
 from dd_plugins.priors.base import LayeredGenerator, check_contract
-from dd_plugins.priors.gates import Gates, measure, sample, within_class
+from dd_plugins.priors.gates import Gates, _sizes, measure, sample, within_class
 from dd_plugins.priors.small import SmallConfig, SmallGenerator, sides
 from dd_plugins.priors.store import load_prior, save_prior
 from dd_plugins.priors.train import GENERATORS, TRAINERS, Discriminator, PriorRecipe, SmallAutoEncoder
@@ -133,7 +133,7 @@ def test_a_prior_without_classes_is_measured_by_what_it_makes_of_real_images():
     config = TrainConfig(epochs=30, lr=0.05, augmentation="none", batch_size=32)
     check_contract(Mirror())
     gates = measure(Mirror(), real, Factory(real), train=config)
-    assert gates.failed() == []
+    assert gates.failed() == ["all its states are of one size"]
     wanted = torch.tensor([2, 0, 2])
     images = sample(Mirror(), real, wanted, make_generator(3))
     for image, label in zip(images, wanted.tolist(), strict=True):
@@ -339,15 +339,28 @@ def test_real_images_pass_and_collapse_does_not():
     good, bad = measured(), measured(collapsed=True)
     assert good.spread == pytest.approx(1, abs=0.1)
     assert good.accuracy > 0.8 * good.real_accuracy
+    assert good.sizes == 1
+    assert "all its states are of one size" in good.failed()
     assert bad.spread == 0
     assert any("spread within classes 0.00 is outside 0.7 to 1.3" in why for why in bad.failed())
 
 
 def test_gates_tell_what_failed_with_figures():
-    assert Gates(0.9, 1.0, 1.0, 0.8, 4).failed() == []
-    told = "; ".join(Gates(0.5, 0.9, 1.4, 0.2, 2).failed())
-    for part in ("0.500 is below 0.8 x 0.900", "1.40 is outside", "0.200 is below 0.75 x 0.900", "2 stages"):
+    assert Gates(0.9, 1.0, 1.0, 0.8, 4, 2).failed() == []
+    told = "; ".join(Gates(0.5, 0.9, 1.4, 0.2, 2, 1).failed())
+    for part in (
+        "0.500 is below 0.8 x 0.900",
+        "1.40 is outside",
+        "0.200 is below 0.75 x 0.900",
+        "2 stages",
+        "one size",
+    ):
         assert part in told
+
+
+@pytest.mark.parametrize(("prior", "sizes"), [(small((2, 8, 8)), 2), (small((1, 16, 16)), 3), (small((3, 8, 16)), 2)])
+def test_sizes_of_states_are_counted(prior, sizes):
+    assert _sizes(prior, torch.tensor([0])) == sizes
 
 
 def test_spread_within_classes_is_the_root_of_the_mean_variance():
@@ -361,7 +374,7 @@ def test_spread_within_classes_is_the_root_of_the_mean_variance():
 
 def saved(path, kind="gan", shape=(2, 8, 8), classes=4):
     prior = small(shape, kind, classes)
-    save_prior(path, prior, kind, prior.config, {"gates": Gates(0.9, 1.0, 1.0, 0.8, 4).to_dict()})
+    save_prior(path, prior, kind, prior.config, {"gates": Gates(0.9, 1.0, 1.0, 0.8, 4, 2).to_dict()})
     return prior
 
 
@@ -387,7 +400,7 @@ def other_weights(path):
     save_file({name: value + 1 for name, value in load_file(file).items()}, file)
 
 
-FIGURES = Gates(accuracy=0.9, real_accuracy=0.9, spread=1.0, worth=0.9, stages=4)
+FIGURES = Gates(accuracy=0.9, real_accuracy=0.9, spread=1.0, worth=0.9, stages=4, sizes=2)
 
 
 def forget(path, **change):
@@ -405,7 +418,7 @@ def forget(path, **change):
         (lambda path: (path / "prior.json").write_text("{"), "no description of a prior"),
         (lambda path: forget(path, kind="code"), "no description of a prior"),
         (lambda path: forget(path, format=99), "format 99 is not 1"),
-        (lambda path: forget(path, gates={}), "no description of a prior"),
+        (lambda path: forget(path, gates=[]), "no description of a prior"),
         (lambda path: forget(path, data=[]), "no description of a prior"),
         (lambda path: forget(path, seconds="x"), "no description of a prior"),
         (lambda path: forget(path, gates={**vars(FIGURES), "accuracy": "high"}), "no description of a prior"),
@@ -468,20 +481,33 @@ def test_gates_that_are_measured_for_a_prior_without_any_are_kept(tmp_path, monk
     real, prior = make_real(), small((2, 8, 8), "gan", 4)
     save_prior(tmp_path / "prior", prior, "gan", prior.config, {})
     stored, measured = load_prior(tmp_path / "prior", real.spec), []
-    good = Gates(0.9, 1.0, 1.0, 0.8, 4)
+    good = Gates(0.9, 1.0, 1.0, 0.8, 4, 2)
     monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or good)
     for _ in range(2):
         find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
     assert len(measured) == 1
     (file,) = (tmp_path / "priors").glob("gates-*.json")
-    file.write_text("{")
-    find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
-    assert len(measured) == 2
+    for times, content in enumerate(("{", "[]", '{"accuracy": 0.9}'), start=2):  # damaged, or older than a gate
+        file.write_text(content)
+        find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
+        assert len(measured) == times
+        assert json.loads(file.read_text()) == good.to_dict()
+
+
+def test_gates_of_a_file_that_is_older_than_one_of_them_are_measured(tmp_path, monkeypatch):
+    real = make_real()
+    saved(tmp_path)
+    old = {name: figure for name, figure in FIGURES.to_dict().items() if name != "sizes"}
+    forget(tmp_path, gates=old, network=NETWORK)
+    monkeypatch.setattr(find, "measure", lambda *_: FIGURES)
+    stored = load_prior(tmp_path, real.spec)
+    assert stored.gates is None
+    assert find.gates_of(stored, real, NETWORK, Factory(real)) == FIGURES
 
 
 def test_figures_are_those_of_the_classes_that_are_meant(tmp_path, monkeypatch):
     real, prior = make_real(), small((2, 8, 8), "gan", 4)
-    figures = {"gates": Gates(0.9, 1.0, 1.0, 0.8, 4).to_dict(), "network": NETWORK}
+    figures = {"gates": Gates(0.9, 1.0, 1.0, 0.8, 4, 2).to_dict(), "network": NETWORK}
     save_prior(tmp_path / "prior", prior, "gan", prior.config, figures)
     measured = []
     monkeypatch.setattr(find, "measure", lambda made, *_: measured.append(made.classes.tolist()) or FIGURES)
@@ -505,7 +531,7 @@ def test_who_waits_for_a_prior_can_be_interrupted(tmp_path):
 
 def test_figures_are_those_of_the_network_that_measured(tmp_path, monkeypatch):
     real, measured = make_real(), []
-    good, weak = Gates(0.9, 1.0, 1.0, 0.8, 4), Gates(0.1, 1.0, 1.0, 0.8, 4)
+    good, weak = Gates(0.9, 1.0, 1.0, 0.8, 4, 2), Gates(0.1, 1.0, 1.0, 0.8, 4, 2)
     monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or good)
     stored = find.find_prior(tmp_path, real, PriorRecipe(**TINY), NETWORK, Factory(real))
     find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)

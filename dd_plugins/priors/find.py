@@ -191,9 +191,10 @@ def gates_of(
     file = None if cache is None else cache / FOLDER / f"gates-{digest}.json"
     if file is not None and file.exists():
         try:
-            return Gates(**json.loads(file.read_text(encoding="utf-8")))
+            if kept := Gates.read(json.loads(file.read_text(encoding="utf-8"))):
+                return kept
         except (ValueError, TypeError):
-            file.unlink()  # a damaged copy is measured anew
+            pass  # a damaged copy is measured anew, and written over
     with job("measure the prior", 1) as update:
         check_contract(prior.generator.to(real.device))
         gates = measure(prior.generator, real, make_network)

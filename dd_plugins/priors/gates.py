@@ -6,8 +6,9 @@ make one and the same image of each class (spread), or images that teach nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from dd_plugins.training import TrainConfig, accuracy, train_networks
 SAMPLES = 100  # of each class, for accuracy and spread
 LEAST_ACCURACY, LEAST_WORTH = 0.8, 0.75  # of what real images reach
 SPREAD = (0.7, 1.3)  # of what real images have
-LEAST_STAGES = 4
+LEAST_STAGES, LEAST_SIZES = 4, 2
 UPDATES = 600  # of the classifiers
 
 
@@ -34,6 +35,7 @@ class Gates:
         spread: Deviation of its samples within their class, over that of real images.
         worth: Validation accuracy of a classifier that was trained on as many samples as there are real images.
         stages: How many stages it has.
+        sizes: How many sizes its states have, counting height and width; one means that it never enlarges them.
     """
 
     accuracy: float
@@ -41,6 +43,13 @@ class Gates:
     spread: float
     worth: float
     stages: int
+    sizes: int
+
+    @classmethod
+    def read(cls, figures: Mapping[str, Any]) -> Gates | None:
+        """From JSON; None if one is missing, because the file is older than that gate."""
+        names = [field.name for field in fields(cls)]
+        return None if set(names) - set(figures) else cls(*(figures[name] for name in names))
 
     def failed(self) -> list[str]:
         """What is not reached, in words with figures; empty if all is well."""
@@ -55,6 +64,8 @@ class Gates:
             found.append(f"worth of its samples {self.worth:.3f} is below {LEAST_WORTH} x {self.real_accuracy:.3f}")
         if self.stages < LEAST_STAGES:
             found.append(f"{self.stages} stages are fewer than {LEAST_STAGES}")
+        if self.sizes < LEAST_SIZES:
+            found.append("all its states are of one size")
         return found
 
     def to_dict(self) -> dict[str, float]:
@@ -95,7 +106,14 @@ def measure(
         spread=within_class(samples, wanted) / _within_class_of_real(real),
         worth=accuracy(student, validation, real.validation.labels),
         stages=prior.num_stages,
+        sizes=_sizes(prior, wanted[:1]),
     )
+
+
+def _sizes(prior: LayeredGenerator, labels: Tensor) -> int:
+    """How many heights and widths there are among the states of feature maps."""
+    states = prior.states(prior.sample_styles(labels, make_generator(0)))
+    return len({tuple(state.shape[2:]) for state in states if state.dim() == 4})
 
 
 @torch.no_grad()

@@ -50,8 +50,8 @@ class StoredPrior:
 
     @property
     def gates(self) -> Gates | None:
-        """Its figures; None if they were never measured."""
-        return Gates(**self.about["gates"]) if self.about.get("gates") is not None else None
+        """Its figures; None if they, or one of them, were never measured."""
+        return Gates.read(self.about.get("gates") or {})
 
     def prior(self) -> Prior:
         """For the column of priors in a record."""
@@ -179,7 +179,8 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
 def _check_notes(about: dict[str, Any]) -> None:
     """Whether what stands beside the weights is of the kinds that are read later."""
     gates, data, seconds = about.get("gates"), about.get("data", {}), about.get("seconds", 0.0)
-    if gates is not None and not all(isinstance(figure, int | float) for figure in vars(Gates(**gates)).values()):
+    figures = gates.values() if isinstance(gates, dict) else [gates]
+    if gates is not None and not all(isinstance(figure, int | float) for figure in figures):
         raise ValueError("gates are no numbers")
     if not isinstance(data, dict):
         raise TypeError("data is no object")
