@@ -148,6 +148,8 @@ def test_a_distance_is_told_and_noted(finished, capsys, tmp_path):
     expected = ClassRelevantDistance(judge, load_dataset("digits"))(stored.decode(), stored.labels)
     assert noted["value"] == pytest.approx(expected, rel=1e-5)
     assert noted["value"] > 0
+    variant = ClassRelevantDistance(judge, load_dataset("digits")).of_activations(stored.decode(), stored.labels)
+    assert noted["of_activations"] == pytest.approx(variant, rel=1e-5)
 
 
 def test_help_of_train_prior_tells_the_gates(capsys):

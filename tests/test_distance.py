@@ -57,8 +57,46 @@ def test_it_is_the_formula(judge, real, distance):
     assert distance(images, labels) == pytest.approx(total, rel=1e-4)
 
 
+def test_the_variant_is_its_formula(judge, real, distance):
+    """In loops: an activation map is what each pixel of the last maps adds to the logit of its class."""
+    weights = judge.classifier.weight.detach()
+
+    def seen(images, label):
+        found = []
+        with torch.no_grad():
+            maps = judge.taps(images)[-1]
+        channels, height, width = maps.shape[1:]
+        of_class = weights[label].view(channels, height, width)
+        for one in maps:
+            cam = torch.zeros(height, width)
+            for channel in range(channels):
+                cam += of_class[channel] * one[channel]
+            cam = torch.where(cam > 0, cam, torch.zeros(()))
+            found.append(cam / cam.max() if cam.max() > 0 else cam)
+        return torch.stack(found).mean(0)
+
+    images, labels = some(real)
+    gaps = [
+        seen(images[labels == label], label) - seen(real.train.images()[real.train.labels == label], label)
+        for label in range(4)
+    ]
+    expected = float(torch.stack(gaps).square().mean())
+    assert expected > 0
+    assert distance.of_activations(images, labels) == pytest.approx(expected, rel=1e-4)
+
+
+def test_activation_maps_add_up_to_logits(judge, real, distance):
+    """An independent way to the same map: without normalisation its sum is the logit less the bias."""
+    images, labels = some(real)
+    with torch.no_grad():
+        logits = (judge(images) - judge.classifier.bias)[torch.arange(len(labels)), labels]
+        maps = (distance.head[labels] * judge.taps(images)[-1]).sum((1, 2, 3))
+    torch.testing.assert_close(maps, logits, rtol=1e-4, atol=1e-5)
+
+
 def test_the_real_set_itself_has_none(real, distance):
     assert distance(real.train.images(), real.train.labels) == pytest.approx(0, abs=1e-8)
+    assert distance.of_activations(real.train.images(), real.train.labels) == pytest.approx(0, abs=1e-8)
 
 
 def test_real_images_are_nearer_than_noise_and_than_those_of_other_classes(real, distance):
@@ -72,6 +110,7 @@ def test_it_is_the_same_every_time_and_in_any_order(real, distance):
     images, labels = some(real)
     order = torch.randperm(len(labels), generator=make_generator(2))
     assert distance(images, labels) == distance(images, labels)
+    assert distance.of_activations(images, labels) == distance.of_activations(images, labels)
     assert distance(images[order], labels[order]) == pytest.approx(distance(images, labels), rel=1e-5)
 
 
@@ -84,9 +123,10 @@ def test_labels_are_names_alone(real, judge, distance):
     with torch.no_grad():
         other.classifier.weight[shift] = judge.classifier.weight.clone()
     images, labels = some(real)
-    assert ClassRelevantDistance(other, renamed)(images, shift[labels]) == pytest.approx(
-        distance(images, labels), rel=1e-5
-    )
+    under_names = ClassRelevantDistance(other, renamed)
+    assert under_names(images, shift[labels]) == pytest.approx(distance(images, labels), rel=1e-5)
+    variant = under_names.of_activations(images, shift[labels])
+    assert variant == pytest.approx(distance.of_activations(images, labels), rel=1e-5)
 
 
 def test_a_judge_is_trained_once(real, tmp_path, monkeypatch):

@@ -69,10 +69,10 @@ def evaluate(
         if idle := [f"--{name}" for name, value in alone.items() if value]:
             raise UsageError(f"--metric crfd trains no network on the set: {', '.join(idle)} would have no effect")
         values = crfd(stored, networks, dataset, param, assignments or [], options, Reporter(console))
-        for name, value in zip(networks, values, strict=True):
+        for name, (value, variant) in zip(networks, values, strict=True):
             judge = f" ({name})" if name else ""
             said = f"class-relevant feature distance to the real training images{judge}: {value:.6g}"
-            console.print(said, highlight=False)
+            console.print(f"{said} (of class activation maps: {variant:.6g})", highlight=False, soft_wrap=True)
         return
     own, settings = split_settings(assignments or [], names_of(benchmark))
     own = [*own, *([f"protocol.trials={trials}"] if trials else [])]

@@ -184,13 +184,13 @@ def crfd(
     assignments: Sequence[str],
     options: Options,
     reporter: Reporter,
-) -> list[float]:
+) -> list[tuple[float, float]]:
     """The class-relevant feature distance of a stored set to the real training images; goes into a run's record.
 
     The classifier that judges is trained on the real images once; None stands for the run's own network.
 
     Returns:
-        One distance for each network.
+        For each network the distance, and its variant on class activation maps.
 
     Raises:
         IncompatibleError: If one of them has no maps; before any is trained.
@@ -210,11 +210,13 @@ def crfd(
         reporter.say(f"judge: {chosen.name} {chosen.settings}")
         about = chosen.model_dump(mode="json")
         judge = find_judge(loaded.real, about, factory, options.out, reporter.watch)
-        value = ClassRelevantDistance(judge, loaded.real)(loaded.synthetic.images, loaded.synthetic.targets)
+        distance, stored_set = ClassRelevantDistance(judge, loaded.real), loaded.synthetic
+        value = distance(stored_set.images, stored_set.targets)
+        variant = distance.of_activations(stored_set.images, stored_set.targets)
         with loaded.folder.locked():
             record = read_record_file(loaded.folder.record) or loaded.record
             others = [m for m in record.get("metrics", []) if (m["metric"], m["network"]) != ("crfd", about)]
-            noted = {"metric": "crfd", "network": about, "value": value}
+            noted = {"metric": "crfd", "network": about, "value": value, "of_activations": variant}
             write_json(loaded.folder.record, {**record, "metrics": [*others, noted]})
-        values.append(value)
+        values.append((value, variant))
     return values

@@ -48,6 +48,7 @@ class ClassRelevantDistance:
 
     ``A`` are the last maps of a frozen classifier, ``mu`` their means over all real images of the class, ``sigma`` the
     deviation of each channel within classes, and ``a_ce = |w_ce| / sum_e' |w_ce'|`` the classifier's weights.
+    :meth:`of_activations` is a variant, which sees where in an image its class is found, and nothing else.
 
     Args:
         network: A classifier, trained on real images: its logits are linear in the features that it embeds images in.
@@ -66,14 +67,16 @@ class ClassRelevantDistance:
                 f"the distance needs a classifier that is linear in its last maps, but {type(network).__name__} has "
                 f"{tuple(head[0].shape) if head else 'no'} weights for {maps[0].numel()} features"
             )
+        self.head = head[0].detach().view(self.classes, *maps.shape[1:])
         weights = head[0].detach().abs()
         self.weights = weights / weights.sum(1, keepdim=True)
-        means, squares = [], []
-        for rows in real.train.class_rows():
+        means, squares, activations = [], [], []
+        for label, rows in enumerate(real.train.class_rows()):
             found = torch.cat([self._maps(real.train.images(part)) for part in rows.split(CHUNK)])
             means.append(found.mean(0))
             squares.append((found - found.mean(0)).square().mean((0, 2, 3)))
-        self.means = torch.stack(means).flatten(1)
+            activations.append(self._activations(found, torch.full_like(rows, label)).mean(0))
+        self.means, self.activations = torch.stack(means).flatten(1), torch.stack(activations)
         sigma = torch.stack(squares).mean(0).sqrt().clamp(min=EPSILON)
         self.sigma = sigma.view(-1, 1, 1).expand(found.shape[1:]).flatten()
 
@@ -86,10 +89,33 @@ class ClassRelevantDistance:
             labels: int64, ``(N,)``; every class once at least.
         """
         found = torch.cat([self._maps(chunk) for chunk in images.split(CHUNK)]).flatten(1)
-        sums = found.new_zeros(self.classes, found.shape[1]).index_add(0, labels, found)
-        counts = torch.bincount(labels, minlength=self.classes).clamp(min=1).to(sums.dtype)
-        gaps = (sums / counts[:, None] - self.means) / self.sigma
+        gaps = (self._class_means(found, labels) - self.means) / self.sigma
         return float((self.weights * gaps.square()).sum(1).mean())
+
+    @torch.no_grad()
+    def of_activations(self, images: Tensor, labels: Tensor) -> float:
+        """The variant on class activation maps: mean squared gap of ``relu(CAM) / max``, averaged over each class.
+
+        Where the last maps are of one pixel (8x8 images through three poolings) it tells only how many images are
+        found to be of their class at all.
+
+        Args:
+            images: Float, ``(N, C, H, W)``, model space.
+            labels: int64, ``(N,)``; every class once at least.
+        """
+        chunks = zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
+        found = torch.cat([self._activations(self._maps(shown), of_these) for shown, of_these in chunks])
+        return float((self._class_means(found, labels) - self.activations).square().mean())
+
+    def _activations(self, maps: Tensor, labels: Tensor) -> Tensor:
+        """Class activation maps over their maximum: ``(N, h, w)``; zero where nothing speaks for the class."""
+        seen = (self.head[labels] * maps).sum(1).relu()
+        return seen / seen.amax((1, 2), keepdim=True).clamp(min=EPSILON)
+
+    def _class_means(self, found: Tensor, labels: Tensor) -> Tensor:
+        sums = found.new_zeros(self.classes, *found.shape[1:]).index_add(0, labels, found)
+        counts = torch.bincount(labels, minlength=self.classes).clamp(min=1).to(sums.dtype)
+        return sums / counts.view(-1, *[1] * (found.ndim - 1))
 
     @torch.no_grad()
     def _maps(self, images: Tensor) -> Tensor:
