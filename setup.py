@@ -92,6 +92,7 @@ setup(
             "methods/*.yaml",
             "references/*.yaml",
             "records/*.json",
+            "records/priors/*.json",
             "templates/*/*.txt",
         ],
     },

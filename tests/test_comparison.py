@@ -363,6 +363,29 @@ def test_a_curve_has_a_point_for_each_method_and_not_for_each_seed(tmp_path, mon
     assert drawn == [("a", (15.0,), pytest.approx((60.0,))), ("b", (10.0, 70.0), pytest.approx((90.0, 95.0)))]
 
 
+def test_a_prior_counts_in_a_curve_of_times(tmp_path, monkeypatch):
+    drawn, lines, fronts = [], [], []
+    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, **options: drawn.append((options["label"], x)))
+    original = Axes.plot
+
+    def noted(self, x, y, *form, **options):
+        (lines if ":" in form else fronts).append(tuple(x))
+        return original(self, x, y, *form, **options)
+
+    monkeypatch.setattr(Axes, "plot", noted)
+    made = [record("a", 0, (0.9, 0.9)), record("b", 0, (0.5, 0.5))]
+    made[0]["storage"] = {**made[0]["storage"], "priors": [{"seconds": 60.0, "elements": 9, "sha256": "0" * 64}]}
+    for one in made:
+        one["condensation"]["steps"] = 5
+    save_curve(tmp_path / "curve.png", made)
+    assert dict(drawn) == {"a": (70.0,), "b": (10.0,)}
+    assert lines == [(10.0, 70.0)]
+    assert fronts == [(10.0, 70.0)]  # the prior's minute does not pay before it is over
+    save_curve(tmp_path / "curve.png", made, "steps")
+    assert dict(drawn[2:]) == {"a": (5.0,), "b": (5.0,)}
+    assert len(lines) == 1
+
+
 def test_a_curve_is_drawn_from_records_of_one_cell(tmp_path):
     made = [record("a", 0, (0.5, 0.6)), record("a", 1, (0.6, 0.7))]
     save_curve(tmp_path / "curve.png", made)

@@ -583,7 +583,7 @@ def imagenet(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("config", "side"), [({}, 128), ({"size": 16}, 16)])
+@pytest.mark.parametrize(("config", "side"), [({}, 128), ({"size": 256}, 256), ({"size": 16}, 16)])
 def test_a_subset_of_imagenet(imagenet, config, side):
     real = load("imagenet:imagenette", imagenet, config=config)
     assert real.spec.name == "imagenette"
@@ -607,3 +607,16 @@ def test_what_is_no_subset_or_no_imagenet_is_told(imagenet):
 def test_subsets_have_ten_different_classes_each():
     assert all(len(set(numbers)) == 10 and max(numbers) < 1000 for numbers in SUBSETS.values())
     assert len(SUBSETS) == 10
+    sums = {  # of their numbers: class k of a subset counts k + 1 times
+        "imagenet-a": 23452,
+        "imagenet-b": 23891,
+        "imagenet-c": 13518,
+        "imagenet-d": 10237,
+        "imagenet-e": 25402,
+        "imagenette": 30452,
+        "imagewoof": 11206,
+        "imagebirds": 4575,
+        "imagefruits": 52196,
+        "imagecats": 15836,
+    }
+    assert {name: sum(place * number for place, number in enumerate(SUBSETS[name], 1)) for name in SUBSETS} == sums

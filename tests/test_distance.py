@@ -156,8 +156,36 @@ def test_a_judge_that_diverged_is_not_kept(real, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_networks_with_another_head_are_refused(real):
-    network = Factory(real)(0)
-    network.classifier = torch.nn.Sequential(torch.nn.Linear(16, 7), torch.nn.Linear(7, 4))
+def test_networks_with_another_head_are_refused_before_any_is_trained(real, monkeypatch):
+    def make(seed):
+        network = Factory(real)(seed)
+        network.classifier = torch.nn.Sequential(torch.nn.Linear(16, 7), torch.nn.Linear(7, 4))
+        return network
+
+    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", None)
     with pytest.raises(IncompatibleError, match="linear in its last maps"):
-        ClassRelevantDistance(network, real)
+        find_judge(real, NETWORK, make, None)
+    with pytest.raises(IncompatibleError, match="linear in its last maps"):
+        ClassRelevantDistance(make(0), real)
+
+
+def test_a_head_on_mean_maps_weighs_all_their_pixels_alike(real):
+    """The same network twice: once it averages its last maps, once it has that average in its weights."""
+    mean, whole = Factory(real)(0), Factory(real)(0)
+    channels, height, width = mean.taps(real.train.images()[:1])[-1].shape[1:]
+    mean.classifier = torch.nn.Linear(channels, 4)
+    spread = mean.classifier.weight.detach()[:, :, None, None].expand(-1, -1, height, width) / (height * width)
+    with torch.no_grad():
+        whole.classifier.weight.copy_(spread.flatten(1))
+    images, labels = some(real)
+    one, other = ClassRelevantDistance(mean, real), ClassRelevantDistance(whole, real)
+    assert one(images, labels) == pytest.approx(other(images, labels), rel=1e-6)
+    assert one.of_activations(images, labels) == pytest.approx(other.of_activations(images, labels), rel=1e-5)
+
+
+def test_a_judge_that_learned_nothing_is_told(real, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", lambda *_, **__: None)
+    monkeypatch.setattr("dd_plugins.priors.distance.accuracy", lambda *_: 0.26)
+    with caplog.at_level("WARNING", "dd_plugins"):
+        find_judge(real, NETWORK, Factory(real), tmp_path)
+    assert "reaches 0.260 only" in caplog.text

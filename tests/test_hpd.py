@@ -22,6 +22,7 @@ from dd_plugins.api import (
     DivergedError,
     IncompatibleError,
     ResumeMismatch,
+    Stage,
     StorageBudget,
     read_tensors,
 )
@@ -34,7 +35,7 @@ from dd_plugins.priors.train import TRAINERS, PriorRecipe
 from dd_plugins.seeds import make_generator
 
 NETWORK = {"name": "convnet", "width": 4, "depth": 2}
-GOOD = Gates(0.9, 1.0, 1.0, 0.8, 4, 2).to_dict()
+GOOD = Gates(0.9, 1.0, 0.25, 1.0, 0.8, 4, 2).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +189,20 @@ def test_candidates_are_copies(prior, real):
 
 def test_the_best_images_of_all_stages_win(prior, real):
     container = through(made(prior, real))
-    scores = [score for _, score in container.candidates()]
+    scores = [score for *_, score in container.candidates()]
     found = container._judge(container.decode(), container.labels)
     assert found == pytest.approx(min(scores), rel=1e-5)
-    assert {level for level, _ in container.candidates()} == {0, 1, 2, 3, -1}
+    assert {level for level, *_ in container.candidates()} == {0, 1, 2, 3, -1}
+
+
+def test_the_record_tells_when_each_stage_was_best(prior, real):
+    container = through(made(prior, real, score_every=1), steps=3)
+    told, found = container.learned(), container.candidates()
+    for level, name in ((0, "level 0"), (3, "level 3"), (-1, "pixels")):
+        of_stage = [(score, taken) for at, taken, score in found if at == level]
+        assert {taken for _, taken in of_stage} == {0, 1, 2, 3}
+        assert (told[f"crfd, {name}"], told[f"best step, {name}"]) == min(of_stage)
+    assert list(told) == [f"{what}, {stage.name}" for what in ("crfd", "best step") for stage in container.stages()]
 
 
 def test_a_stage_never_goes_on_from_worse_than_it_began_with(prior, real):
@@ -199,7 +210,7 @@ def test_a_stage_never_goes_on_from_worse_than_it_began_with(prior, real):
     entered = []
     for stage in container.stages():
         container.enter_stage(stage)
-        entered.append(container.candidates()[-1][1])
+        entered.append(container.candidates()[-1][-1])
         learn(container, 3, target=torch.full((8, 2, 8, 8), 5.0))
     assert all(later <= before * (1 + 1e-4) + 1e-7 for before, later in pairwise(entered))
 
@@ -334,6 +345,23 @@ def test_images_that_are_no_numbers_end_the_run(prior, real):
         container.project()  # a candidate is looked at every second step
 
 
+@pytest.mark.parametrize("cls", [HPD, GLaD])
+def test_a_state_that_is_no_number_is_not_carried_to_another_level(cls, prior, real):
+    container = made(prior, real, HPD, select="last") if cls is HPD else made(prior, real, GLaD)
+    container.enter_stage(container.stages()[0])
+    container._state.data[0] = float("nan")
+    with pytest.raises(DivergedError, match="NaN or infinite state at level"):
+        container.enter_stage(Stage("level 3", 1.0))
+
+
+def test_clipping_hides_no_infinite_state(prior, real):
+    container = made(prior, real, select="last", clip=5.0)
+    container.enter_stage(container.stages()[0])
+    container._state.data[0] = float("inf")
+    with pytest.raises(DivergedError, match="NaN or infinite state at level 0"):
+        container.project()
+
+
 def test_chunks_change_no_gradient(prior, real):
     whole, parts = made(prior, real, select="last"), made(prior, real, select="last")
     parts.chunk_size = 3
@@ -354,7 +382,7 @@ def test_the_seed_decides_everything(prior, real):
 
 def test_a_weak_prior_is_refused_with_its_figures_unless_allowed(real, prior, tmp_path):
     trainer = TRAINERS["gan"](PriorRecipe(width=6, noise=4, style=5, steps=1, classes=2, images=2), real)
-    weak = Gates(0.2, 0.9, 0.05, 0.3, 4, 2)
+    weak = Gates(0.2, 0.9, 0.25, 0.05, 0.3, 4, 2)
     save_prior(
         tmp_path, trainer.exported, "gan", trainer.config, {"gates": weak.to_dict(), "network": NETWORK, "seconds": 1}
     )
@@ -451,8 +479,9 @@ def test_it_is_learned_by_any_objective_from_a_prior_of_its_own(objective, tmp_p
     assert record["storage"]["elements"] == record["storage"]["budget"]
     (noted,) = record["storage"]["priors"]
     assert noted["elements"] > 0
-    best = record["condensation"]["learned"]
-    assert [f"crfd, {stage}" for stage in ("level 0", "level 1", "level 2", "level 3", "pixels")] == list(best)[-5:]
+    stages = ("level 0", "level 1", "level 2", "level 3", "pixels")
+    told = [f"{what}, {stage}" for what in ("crfd", "best step") for stage in stages]
+    assert list(record["condensation"]["learned"])[-10:] == told
     assert len(list((tmp_path / "priors").iterdir())) == 1
 
 

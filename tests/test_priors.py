@@ -1,8 +1,11 @@
 """Layered generators: their contract, their training, their gates, and what is refused on disk."""
 
 import ast
+import hashlib
 import importlib.util
+import io
 import json
+import math
 import os
 import pickle
 import signal
@@ -22,7 +25,7 @@ from benchmark_adapters.runner.system import interruptible_jobs
 from dd_plugins.api import DataError, PluginContractError, Split, locked
 from dd_plugins.priors import find
 from dd_plugins.priors.base import LayeredGenerator, check_contract
-from dd_plugins.priors.gates import Gates, _sizes, measure, sample, within_class
+from dd_plugins.priors.gates import Gates, _sizes, learned_nothing, measure, sample, within_class
 from dd_plugins.priors.small import SmallConfig, SmallGenerator, sides
 from dd_plugins.priors.store import load_prior, save_prior
 from dd_plugins.priors.train import GENERATORS, TRAINERS, Discriminator, PriorRecipe, SmallAutoEncoder
@@ -346,8 +349,8 @@ def test_real_images_pass_and_collapse_does_not():
 
 
 def test_gates_tell_what_failed_with_figures():
-    assert Gates(0.9, 1.0, 1.0, 0.8, 4, 2).failed() == []
-    told = "; ".join(Gates(0.5, 0.9, 1.4, 0.2, 2, 1).failed())
+    assert Gates(0.9, 1.0, 0.25, 1.0, 0.8, 4, 2).failed() == []
+    told = "; ".join(Gates(0.5, 0.9, 0.25, 1.4, 0.2, 2, 1).failed())
     for part in (
         "0.500 is below 0.8 x 0.900",
         "1.40 is outside",
@@ -356,6 +359,24 @@ def test_gates_tell_what_failed_with_figures():
         "one size",
     ):
         assert part in told
+
+
+def test_a_classifier_that_learned_nothing_lets_nothing_pass():
+    assert Gates(0.1, 0.1, 0.1, 1.0, 0.1, 4, 2).failed() == [
+        "the classifier that measures it reaches 0.100 on real images, where guessing gives 0.100"
+    ]
+    assert learned_nothing(0.52, 0.5)
+    assert not learned_nothing(0.53, 0.5)
+    assert not learned_nothing(0.06, 0.005)
+
+
+def test_images_that_are_all_alike_are_refused_before_anything_is_trained(tmp_path):
+    real = make_real(count=6)
+    for rows in real.train.class_rows():
+        real.train.pixels[real.train.index[rows]] = real.train.pixels[real.train.index[rows[0]]].clone()
+    with pytest.raises(DataError, match="the images of each class are all alike"):
+        find.find_prior(tmp_path, real, PriorRecipe(**TINY), NETWORK, Factory(real))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("prior", "sizes"), [(small((2, 8, 8)), 2), (small((1, 16, 16)), 3), (small((3, 8, 16)), 2)])
@@ -374,7 +395,7 @@ def test_spread_within_classes_is_the_root_of_the_mean_variance():
 
 def saved(path, kind="gan", shape=(2, 8, 8), classes=4):
     prior = small(shape, kind, classes)
-    save_prior(path, prior, kind, prior.config, {"gates": Gates(0.9, 1.0, 1.0, 0.8, 4, 2).to_dict()})
+    save_prior(path, prior, kind, prior.config, {"gates": Gates(0.9, 1.0, 0.25, 1.0, 0.8, 4, 2).to_dict()})
     return prior
 
 
@@ -400,7 +421,7 @@ def other_weights(path):
     save_file({name: value + 1 for name, value in load_file(file).items()}, file)
 
 
-FIGURES = Gates(accuracy=0.9, real_accuracy=0.9, spread=1.0, worth=0.9, stages=4, sizes=2)
+FIGURES = Gates(accuracy=0.9, real_accuracy=0.9, guessing=0.25, spread=1.0, worth=0.9, stages=4, sizes=2)
 
 
 def forget(path, **change):
@@ -422,6 +443,8 @@ def forget(path, **change):
         (lambda path: forget(path, data=[]), "no description of a prior"),
         (lambda path: forget(path, seconds="x"), "no description of a prior"),
         (lambda path: forget(path, gates={**vars(FIGURES), "accuracy": "high"}), "no description of a prior"),
+        (lambda path: forget(path, gates={**vars(FIGURES), "worth": math.nan}), "no description of a prior"),
+        (lambda path: (path / "prior.json").write_text("[" * 100_000), "no description of a prior"),
         (lambda path: forget(path, config={"width": -1}), "no description of a prior"),
         (lambda path: forget(path, config={"image_shape": [2, 8, 8], "num_classes": 4, "width": 8}), "does not hold"),
     ],
@@ -481,13 +504,14 @@ def test_gates_that_are_measured_for_a_prior_without_any_are_kept(tmp_path, monk
     real, prior = make_real(), small((2, 8, 8), "gan", 4)
     save_prior(tmp_path / "prior", prior, "gan", prior.config, {})
     stored, measured = load_prior(tmp_path / "prior", real.spec), []
-    good = Gates(0.9, 1.0, 1.0, 0.8, 4, 2)
+    good = Gates(0.9, 1.0, 0.25, 1.0, 0.8, 4, 2)
     monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or good)
     for _ in range(2):
         find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
     assert len(measured) == 1
     (file,) = (tmp_path / "priors").glob("gates-*.json")
-    for times, content in enumerate(("{", "[]", '{"accuracy": 0.9}'), start=2):  # damaged, or older than a gate
+    damaged_or_older = ("{", "[]", '{"accuracy": NaN}', '{"accuracy": 0.9}')
+    for times, content in enumerate(damaged_or_older, start=2):
         file.write_text(content)
         find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
         assert len(measured) == times
@@ -507,7 +531,7 @@ def test_gates_of_a_file_that_is_older_than_one_of_them_are_measured(tmp_path, m
 
 def test_figures_are_those_of_the_classes_that_are_meant(tmp_path, monkeypatch):
     real, prior = make_real(), small((2, 8, 8), "gan", 4)
-    figures = {"gates": Gates(0.9, 1.0, 1.0, 0.8, 4, 2).to_dict(), "network": NETWORK}
+    figures = {"gates": Gates(0.9, 1.0, 0.25, 1.0, 0.8, 4, 2).to_dict(), "network": NETWORK}
     save_prior(tmp_path / "prior", prior, "gan", prior.config, figures)
     measured = []
     monkeypatch.setattr(find, "measure", lambda made, *_: measured.append(made.classes.tolist()) or FIGURES)
@@ -531,7 +555,7 @@ def test_who_waits_for_a_prior_can_be_interrupted(tmp_path):
 
 def test_figures_are_those_of_the_network_that_measured(tmp_path, monkeypatch):
     real, measured = make_real(), []
-    good, weak = Gates(0.9, 1.0, 1.0, 0.8, 4, 2), Gates(0.1, 1.0, 1.0, 0.8, 4, 2)
+    good, weak = Gates(0.9, 1.0, 0.25, 1.0, 0.8, 4, 2), Gates(0.1, 1.0, 0.25, 1.0, 0.8, 4, 2)
     monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or good)
     stored = find.find_prior(tmp_path, real, PriorRecipe(**TINY), NETWORK, Factory(real))
     find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
@@ -603,13 +627,34 @@ def _is_module(name):
         return False
 
 
-def test_nothing_is_ever_unpickled(tmp_path, monkeypatch):
+class Payload:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def torch_bytes(made):
+    file = io.BytesIO()
+    torch.save(made, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("write", [pickle.dumps, torch_bytes])
+def test_nothing_is_ever_unpickled(write, tmp_path):
+    """Weights that are a pickle, and whose sha256 is right."""
     saved(tmp_path)
-    (tmp_path / "prior.safetensors").write_bytes(pickle.dumps({"weights": 1}))
-    monkeypatch.setattr(pickle, "load", lambda *_: pytest.fail("unpickled"))
-    monkeypatch.setattr(pickle, "loads", lambda *_: pytest.fail("unpickled"))
-    with pytest.raises(DataError):
+    content = write({"weights": Payload(tmp_path / "mark")})
+    (tmp_path / "prior.safetensors").write_bytes(content)
+    forget(tmp_path, sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(DataError, match="does not hold this prior"):
         load_prior(tmp_path)
+    assert not (tmp_path / "mark").exists()
+    pickle.loads(pickle.dumps(Payload(tmp_path / "mark")))
+    assert (tmp_path / "mark").exists()  # it would have been seen
 
 
 @pytest.mark.parametrize("kind", ["gan", "vae"])

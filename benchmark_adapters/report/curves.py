@@ -10,11 +10,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmark_adapters.report.statistics import Estimate
-from benchmark_adapters.report.summary import grouped
+from benchmark_adapters.report.summary import Group, grouped
 from dd_plugins.api import UsageError, write_atomically
 
 MARKERS = "os^Dv"  # behind ten colours come other shapes
 AXES = {"seconds": "condensation (s)", "cpu_seconds": "condensation (processor seconds)", "steps": "matching steps"}
+WITH_PRIOR = ("seconds", "cpu_seconds")  # where what was trained ahead counts too
 
 
 def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = "seconds") -> None:
@@ -22,6 +23,10 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
 
     A point is a method, the mean over its seeds, with its 95 % interval; lengths of one method are joined. A step line
     is the Pareto front: whatever lies below it is beaten by something that took no longer. Yardsticks are dashed.
+
+    A method that takes a prior stands where its condensation and the prior's training end; a dotted line leads there
+    from the condensation's time alone, which is what one more set through the same prior takes. Of a prior's training
+    the wall time is known.
 
     Args:
         path: The picture.
@@ -33,10 +38,13 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
     """
     groups = grouped(records)
     points: dict[str, list[tuple[float, Estimate]]] = {}
+    alone: list[tuple[float, float, Group]] = []
     for group in groups:
         place = group.mean(against)
         if group.learned and place is not None:
-            points.setdefault(group.name, []).append((place, group.accuracy()))
+            ahead = group.prior_seconds() if against in WITH_PRIOR else 0.0
+            points.setdefault(group.name, []).append((place + ahead, group.accuracy()))
+            alone.extend([(place, place + ahead, group)] * (ahead > 0))
     cells = {group.cell for group in groups if group.name in points}
     if len(cells) != 1:
         told = "; ".join(f"{name}, IPC {ipc}, {protocol}, {net}" for name, ipc, protocol, net in sorted(cells))
@@ -51,6 +59,9 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
         places, means, spread = zip(*((x, 100 * y.mean, 100 * (y.half_width or 0)) for x, y in found), strict=True)
         colour, marker = f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)]
         axes.errorbar(places, means, yerr=spread, marker=marker, color=colour, capsize=3, label=name)
+        for place, end, group in alone:
+            if group.name == name:
+                axes.plot((place, end), [100 * group.accuracy().mean] * 2, ":", marker="|", color=colour)
     best = front([(place, estimate.mean) for found in points.values() for place, estimate in found])
     axes.step(*zip(*((x, 100 * y) for x, y in best), strict=True), where="post", color="black", lw=0.8, label="front")
     for group in groups:
@@ -59,7 +70,8 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
             axes.axhline(level, linestyle="--", color="grey")
             axes.annotate(group.name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
     name, ipc, protocol, network = cell
-    axes.set(xscale="log", xlabel=AXES[against], ylabel="accuracy (%)")
+    axes.set(xscale="log", ylabel="accuracy (%)")
+    axes.set_xlabel(AXES[against] + (", with the training of a prior" if alone else ""))
     axes.set_title(f"{name}, IPC {ipc}, {protocol}, {network}", fontsize=9)
     figure.legend(loc="outside right upper", fontsize=8)
     file = io.BytesIO()

@@ -62,6 +62,10 @@ class Group:
         """Elements, training time and sha256 of every prior: no part of the budget, and not free either."""
         return "; ".join(dict.fromkeys(told_prior(prior) for member in self.members for prior in member.priors))
 
+    def prior_seconds(self) -> float:
+        """What the training of all priors took that one set needs, the mean over condensations; 0 without any."""
+        return fmean(sum(float(prior.get("seconds", 0)) for prior in member.priors) for member in self.members)
+
     def mean(self, key: str) -> float | None:
         """The mean of a number that condensations noted; None if none did."""
         known = [value for member in self.members if (value := member.condensation.get(key)) is not None]

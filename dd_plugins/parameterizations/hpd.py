@@ -62,7 +62,7 @@ class HPD(Parameterization):
     class Config(PluginConfig):
         """Settings of the progressive parameterization."""
 
-        levels: tuple[int, ...] | None = Field(None, min_length=1, description="levels, in order; None: all there are")
+        levels: tuple[int, ...] | None = Field(None, min_length=1, description="levels, in order; None: 0 to K - 1")
         pixels: bool = Field(True, description="a last stage that learns the pixels themselves")
         init: Literal["cluster", "sample", "encode"] = Field(
             "cluster",
@@ -110,7 +110,7 @@ class HPD(Parameterization):
         self._taken = 0  # steps since the last candidate
         self._of_stage: dict[str, Tensor] = {}  # the best candidate of this stage: copies
         self._best: dict[str, Tensor] = {}  # the best images of all stages: a copy
-        self._history: list[tuple[float, float]] = []
+        self._history: list[tuple[int, int, float]] = []
 
     # ---- what is needed and not stored ------------------------------------------------------------------------------
 
@@ -276,6 +276,8 @@ class HPD(Parameterization):
                 part = self.prior.step(stage, part, styles)
             pushed.append(part)
         state = torch.cat(pushed)
+        if not bool(state.isfinite().all()):
+            raise _diverged(f"state at level {level}")
         self._level = level
         self._state = state.detach().clone().requires_grad_()
         self._styles = [style.detach().clone().requires_grad_() for style in self._styles]
@@ -294,6 +296,8 @@ class HPD(Parameterization):
     def project(self) -> None:
         """Clips states where that is asked for, and looks at a candidate every few steps."""
         if self._level is not None and self.config.clip is not None:
+            if not bool(self._state.isfinite().all()):  # which clipping would hide
+                raise _diverged(f"state at level {self._level}")
             limit = self.config.clip * self._scales[1][self._level]
             beyond = int((self._state.abs() > limit).sum())
             if beyond:
@@ -322,8 +326,8 @@ class HPD(Parameterization):
         score = torch.tensor(self._judge(images, self.labels), dtype=torch.float64)
         if not bool(score.isfinite()):
             where = PIXELS if self._level is None else f"level {self._level}"
-            raise DivergedError(f"h-pd: NaN or infinite images in the {where} stage; smaller rates (lr_*) may help")
-        self._history.append((-1.0 if self._level is None else float(self._level), float(score)))
+            raise _diverged(f"images in the {where} stage")
+        self._history.append((-1 if self._level is None else self._level, self._taken, float(score)))
         if not self._of_stage or score < self._of_stage["score"]:
             self._of_stage = {
                 "score": score,
@@ -345,17 +349,19 @@ class HPD(Parameterization):
             return {"images": self.images}
         return {"state": self._state, **{f"style.{k}": style for k, style in enumerate(self._styles)}}
 
-    def candidates(self) -> list[tuple[float, float]]:
-        """Level (-1: pixels) and distance of every candidate so far."""
+    def candidates(self) -> list[tuple[int, int, float]]:
+        """Level (-1: pixels), steps taken at it, and distance of every candidate so far."""
         return list(self._history)
 
     def learned(self) -> dict[str, float]:
-        """The least class-relevant distance of every stage."""
-        best: dict[str, float] = {}
-        for level, score in self._history:
-            name = f"crfd, {PIXELS if level < 0 else f'level {level:.0f}'}"
-            best[name] = min(score, best.get(name, score))
-        return best
+        """The least class-relevant distance of every stage, and after which of its steps that was."""
+        best: dict[int, tuple[float, int]] = {}
+        for level, taken, score in self._history:
+            if level not in best or score < best[level][0]:
+                best[level] = (score, taken)
+        names = {level: PIXELS if level < 0 else f"level {level}" for level in best}
+        distances = {f"crfd, {names[level]}": score for level, (score, _) in best.items()}
+        return {**distances, **{f"best step, {names[level]}": taken for level, (_, taken) in best.items()}}
 
     # ---- decoding, checkpoints --------------------------------------------------------------------------------------
 
@@ -370,7 +376,7 @@ class HPD(Parameterization):
         state = {} if self._level is None else {f"learned.{name}": v.detach() for name, v in self._learned().items()}
         state |= {f"of_stage.{name}": value for name, value in self._of_stage.items()}
         state |= {f"best.{name}": value for name, value in self._best.items()}
-        history = torch.tensor(self._history, dtype=torch.float64).view(-1, 2)
+        history = torch.tensor(self._history, dtype=torch.float64).view(-1, 3)
         prior = torch.tensor(list(bytes.fromhex(self.config.prior_sha256)), dtype=torch.uint8)
         return {**state, "taken": torch.tensor(self._taken), "history": history, "prior": prior}
 
@@ -390,7 +396,7 @@ class HPD(Parameterization):
                 value.data.copy_(learned[name])
         self._of_stage, self._best = under("of_stage."), under("best.")
         self._taken = int(state["taken"])
-        self._history = [(float(level), float(score)) for level, score in state["history"]]
+        self._history = [(int(level), int(taken), float(score)) for level, taken, score in state["history"]]
 
     def _keep(self, index: Tensor) -> None:
         self.images = nn.Parameter(self.images.detach()[index])
@@ -402,6 +408,10 @@ class HPD(Parameterization):
         config = self.config
         names = ", ".join(stage.name for stage in self.stages())
         return f"{names}; prior of {config.prior_elements:,} elements, trained in {self._prior_seconds:.0f} s"
+
+
+def _diverged(what: str) -> DivergedError:
+    return DivergedError(f"h-pd: NaN or infinite {what}; smaller rates (lr_*) may help")
 
 
 class GLaD(HPD):

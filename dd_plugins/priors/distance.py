@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ from dd_plugins.api import (
     write_tensors,
 )
 from dd_plugins.api.progress import StartJob, silent_job
+from dd_plugins.priors.gates import learned_nothing
 from dd_plugins.priors.store import one_at_a_time
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import TrainConfig, accuracy, train_networks
 
+logger = logging.getLogger(__name__)
 FOLDER = "judges"
 CHUNK = 512
 EPSILON = 1e-6
@@ -60,15 +63,8 @@ class ClassRelevantDistance:
 
     def __init__(self, network: Network, real: RealData) -> None:
         self.network, self.classes = network.eval().requires_grad_(False), real.spec.num_classes
-        head = [p for name, p in network.named_parameters() if p.ndim == 2][-1:]
-        maps = self._maps(real.train.images(real.train.index[:1] * 0))
-        if not head or tuple(head[0].shape) != (self.classes, maps[0].numel()):
-            raise IncompatibleError(
-                f"the distance needs a classifier that is linear in its last maps, but {type(network).__name__} has "
-                f"{tuple(head[0].shape) if head else 'no'} weights for {maps[0].numel()} features"
-            )
-        self.head = head[0].detach().view(self.classes, *maps.shape[1:])
-        weights = head[0].detach().abs()
+        self.head = _head(network, real.spec)
+        weights = self.head.flatten(1).abs()
         self.weights = weights / weights.sum(1, keepdim=True)
         means, squares, activations = [], [], []
         for label, rows in enumerate(real.train.class_rows()):
@@ -124,9 +120,27 @@ class ClassRelevantDistance:
 
 
 def check_judge(network: Network, data: DataSpec) -> None:
-    """Raises an IncompatibleError if a network has no maps for the distance."""
+    """Raises an IncompatibleError if a network has no maps for the distance, or is not linear in them."""
+    _head(network, data)
+
+
+def _head(network: Network, data: DataSpec) -> Tensor:
+    """What each number of the last maps adds to the logit of each class: ``(classes, c, h, w)``, frozen.
+
+    Where the classifier sees the mean of a map, all of its pixels have the same weight.
+    """
     with torch.no_grad():
-        network.taps(torch.zeros(2, *data.image_shape, device=next(network.parameters()).device))
+        shape = network.taps(torch.zeros(2, *data.image_shape, device=next(network.parameters()).device))[-1].shape[1:]
+    found = [p.detach() for p in network.parameters() if p.ndim == 2][-1:]
+    channels, height, width = shape
+    if found and tuple(found[0].shape) == (data.num_classes, shape.numel()):
+        return found[0].view(data.num_classes, *shape)
+    if found and tuple(found[0].shape) == (data.num_classes, channels):
+        return (found[0] / (height * width))[:, :, None, None].expand(-1, -1, height, width)
+    raise IncompatibleError(
+        f"the distance needs a classifier that is linear in its last maps, but {type(network).__name__} has "
+        f"{tuple(found[0].shape) if found else 'no'} weights for maps of {tuple(shape)}"
+    )
 
 
 def find_judge(
@@ -146,7 +160,7 @@ def find_judge(
         job: Shows the progress of a training.
 
     Raises:
-        IncompatibleError: If the network has no maps for the distance.
+        IncompatibleError: If the network has no maps for the distance, or is not linear in them.
         DataError: If the file in the folder is damaged.
     """
     count = len(real.train)
@@ -173,10 +187,14 @@ def find_judge(
                 reached = accuracy(judge, real.validation.images, real.validation.labels)
                 write_tensors(file, dict(judge.state_dict()), {"validation_accuracy": f"{reached:.4f}"})
     try:
-        judge.load_state_dict(read_tensors(file)[0])
-    except (SyntheticFileError, RuntimeError) as error:
+        tensors, notes = read_tensors(file)
+        judge.load_state_dict(tensors)
+        reached = float(notes["validation_accuracy"])
+    except (SyntheticFileError, RuntimeError, KeyError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise DataError(f"{file} holds no classifier of this kind ({why}); remove it to train it again") from None
+    if learned_nothing(reached, 1 / real.spec.num_classes):
+        logger.warning("the classifier that judges candidates reaches %.3f only: it hardly tells them apart", reached)
     return judge
 
 

@@ -21,7 +21,7 @@ from dd_plugins.api import (
 )
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.priors.base import ForClasses, check_contract
-from dd_plugins.priors.gates import Gates, measure
+from dd_plugins.priors.gates import Gates, measure, spread_of_real
 from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, one_at_a_time, save_prior
 from dd_plugins.priors.train import TRAINERS, PriorRecipe, Trainer
 
@@ -60,13 +60,14 @@ def find_prior(
         checkpoint_seconds: Time between two checkpoints.
 
     Raises:
-        DataError: If a class has too few images, or the prior that is there is damaged.
+        DataError: If a class has too few images, or images that do not differ, or the prior that is there is damaged.
     """
     path = prior_folder(root, real, recipe)
     if not (path / ABOUT).exists():
         few = min(len(rows) for rows in real.train.class_rows())
         if few < LEAST_IMAGES:
             raise DataError(f"a prior needs {LEAST_IMAGES} training images of every class; one has {few}")
+        spread_of_real(real)  # its gates could not be measured; before hours of training
         with one_at_a_time(path / ".lock", job):
             if not (path / ABOUT).exists():
                 _make(path, real, recipe, network, make_network, job, checkpoint_seconds)
@@ -193,7 +194,7 @@ def gates_of(
         try:
             if kept := Gates.read(json.loads(file.read_text(encoding="utf-8"))):
                 return kept
-        except (ValueError, TypeError):
+        except ValueError:
             pass  # a damaged copy is measured anew, and written over
     with job("measure the prior", 1) as update:
         check_contract(prior.generator.to(real.device))

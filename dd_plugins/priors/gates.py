@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ LEAST_ACCURACY, LEAST_WORTH = 0.8, 0.75  # of what real images reach
 SPREAD = (0.7, 1.3)  # of what real images have
 LEAST_STAGES, LEAST_SIZES = 4, 2
 UPDATES = 600  # of the classifiers
+ABOVE_GUESSING = 0.05  # of the way from guessing to all; a classifier below it has learned nothing
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Gates:
     Attributes:
         accuracy: Share of its samples that a classifier, trained on real images, finds in their class.
         real_accuracy: That classifier's accuracy on validation images.
+        guessing: The accuracy of guessing, one over the number of classes.
         spread: Deviation of its samples within their class, over that of real images.
         worth: Validation accuracy of a classifier that was trained on as many samples as there are real images.
         stages: How many stages it has.
@@ -40,6 +43,7 @@ class Gates:
 
     accuracy: float
     real_accuracy: float
+    guessing: float
     spread: float
     worth: float
     stages: int
@@ -47,13 +51,26 @@ class Gates:
 
     @classmethod
     def read(cls, figures: Mapping[str, Any]) -> Gates | None:
-        """From JSON; None if one is missing, because the file is older than that gate."""
+        """From JSON; None if one is missing, because the file is older than that gate.
+
+        Raises:
+            ValueError: If they are no finite numbers.
+        """
+        if not isinstance(figures, Mapping):
+            raise ValueError("gates are no figures by name")
+        if not all(isinstance(figure, int | float) and isfinite(figure) for figure in figures.values()):
+            raise ValueError("gates are no finite numbers")
         names = [field.name for field in fields(cls)]
         return None if set(names) - set(figures) else cls(*(figures[name] for name in names))
 
     def failed(self) -> list[str]:
         """What is not reached, in words with figures; empty if all is well."""
         found = []
+        if learned_nothing(self.real_accuracy, self.guessing):
+            found.append(
+                f"the classifier that measures it reaches {self.real_accuracy:.3f} on real images, "
+                f"where guessing gives {self.guessing:.3f}"
+            )
         if self.accuracy < LEAST_ACCURACY * self.real_accuracy:
             found.append(
                 f"conditional accuracy {self.accuracy:.3f} is below {LEAST_ACCURACY} x {self.real_accuracy:.3f}"
@@ -73,6 +90,11 @@ class Gates:
         return asdict(self)
 
 
+def learned_nothing(reached: float, guessing: float) -> bool:
+    """Whether a classifier does no better than guess, or hardly."""
+    return reached < guessing + ABOVE_GUESSING * (1 - guessing)
+
+
 def measure(
     prior: LayeredGenerator,
     real: RealData,
@@ -88,8 +110,11 @@ def measure(
         make_network: From a seed to a fresh classifier.
         seed: Of classifiers and samples.
         train: How classifiers are trained; by default 600 updates without augmentation.
+
+    Raises:
+        DataError: If the training images of a class do not differ, so that no spread can be compared with theirs.
     """
-    spec, labels = real.spec, real.train.labels
+    spec, labels, of_real = real.spec, real.train.labels, spread_of_real(real)
     generator = make_generator(seed_for("gates", seed))
     config = train if isinstance(train, TrainConfig) else _recipe(len(labels))
     judge = make_network(seed)
@@ -103,7 +128,8 @@ def measure(
     return Gates(
         accuracy=accuracy(judge, samples, wanted),
         real_accuracy=accuracy(judge, validation, real.validation.labels),
-        spread=within_class(samples, wanted) / _within_class_of_real(real),
+        guessing=1 / spec.num_classes,
+        spread=within_class(samples, wanted) / of_real,
         worth=accuracy(student, validation, real.validation.labels),
         stages=prior.num_stages,
         sizes=_sizes(prior, wanted[:1]),
@@ -154,9 +180,16 @@ def within_class(images: Tensor, labels: Tensor) -> float:
     return _root_of_variances([images[labels == label] for label in labels.unique().tolist()])
 
 
-def _within_class_of_real(real: RealData) -> float:
-    """The same of the training images, one class at a time."""
-    return _root_of_variances(real.train.images(rows) for rows in real.train.class_rows())
+def spread_of_real(real: RealData) -> float:
+    """The same of the training images, one class at a time.
+
+    Raises:
+        DataError: If it is 0.
+    """
+    found = _root_of_variances(real.train.images(rows) for rows in real.train.class_rows())
+    if not found > 0:
+        raise DataError(f"{real.spec.name}: the images of each class are all alike, so no prior can be measured")
+    return found
 
 
 def _root_of_variances(classes: Iterable[Tensor]) -> float:

@@ -159,7 +159,7 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
         _check_notes(about)
     except OSError as error:
         raise DataError(f"{path}: no prior there ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path / ABOUT} is no description of a prior ({' '.join(str(error).split())[:200]})") from None
     if data is not None:
         _check_fit(path, config.num_classes, config.image_shape, data)
@@ -179,9 +179,8 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
 def _check_notes(about: dict[str, Any]) -> None:
     """Whether what stands beside the weights is of the kinds that are read later."""
     gates, data, seconds = about.get("gates"), about.get("data", {}), about.get("seconds", 0.0)
-    figures = gates.values() if isinstance(gates, dict) else [gates]
-    if gates is not None and not all(isinstance(figure, int | float) for figure in figures):
-        raise ValueError("gates are no numbers")
+    if gates is not None:
+        Gates.read(gates)
     if not isinstance(data, dict):
         raise TypeError("data is no object")
     if not isinstance(seconds, int | float):
