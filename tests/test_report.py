@@ -1,6 +1,7 @@
 """Tables and pictures made of records."""
 
 import json
+from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 
@@ -137,6 +138,21 @@ def test_markdown_has_one_line_a_row_and_a_rule():
 
 def test_records_come_with_the_package():
     assert {record["data"]["name"] for record in committed_records()} >= {"digits"}
+
+
+def test_priors_of_the_records_are_described():
+    folder = files("benchmark_adapters") / "records" / "priors"
+    described = {about["sha256"]: about for about in (json.loads(file.read_text()) for file in folder.iterdir())}
+    used = {
+        prior["sha256"]: prior
+        for record in committed_records()
+        for prior in record.get("storage", {}).get("priors", ())
+        if record["data"]["name"] in ("digits", "cifar10")
+    }
+    assert set(used) == set(described)
+    for sha256, prior in used.items():
+        assert prior["seconds"] == pytest.approx(described[sha256]["seconds"], abs=0.01)
+        assert described[sha256]["gates"]["accuracy"] > 0
 
 
 def test_what_is_no_record_is_refused(tmp_path):
