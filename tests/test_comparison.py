@@ -360,7 +360,7 @@ def test_a_curve_has_a_point_for_each_method_and_not_for_each_seed(tmp_path, mon
     longer = record("b", 0, (0.95,))
     longer["config"]["steps"], longer["condensation"]["seconds"] = 99, 70.0
     save_curve(tmp_path / "curve.png", [*made, longer])
-    assert drawn == [("a", (15.0,), pytest.approx((60.0,))), ("b", (10.0, 70.0), pytest.approx((90.0, 95.0)))]
+    assert drawn == [("a", [15.0], pytest.approx([60.0])), ("b", [10.0, 70.0], pytest.approx([90.0, 95.0]))]
 
 
 def test_a_prior_counts_in_a_curve_of_times(tmp_path, monkeypatch):
@@ -378,11 +378,11 @@ def test_a_prior_counts_in_a_curve_of_times(tmp_path, monkeypatch):
     for one in made:
         one["condensation"]["steps"] = 5
     save_curve(tmp_path / "curve.png", made)
-    assert dict(drawn) == {"a": (70.0,), "b": (10.0,)}
+    assert dict(drawn) == {"a": [70.0], "b": [10.0]}
     assert lines == [(10.0, 70.0)]
     assert fronts == [(10.0, 70.0)]  # the prior's minute does not pay before it is over
     save_curve(tmp_path / "curve.png", made, "steps")
-    assert dict(drawn[2:]) == {"a": (5.0,), "b": (5.0,)}
+    assert dict(drawn[2:]) == {"a": [5.0], "b": [5.0]}
     assert len(lines) == 1
 
 

@@ -1,6 +1,8 @@
 """A run from its configuration to a scored record: what is kept, and what is not done twice."""
 
+import io
 import json
+import logging
 import math
 import shutil
 import threading
@@ -9,10 +11,12 @@ import time
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from tiny_runs import FLAGS, TINY, run
 
-from benchmark_adapters.runner import pipeline
+from benchmark_adapters.runner import pipeline, scoring
 from benchmark_adapters.runner.config import resolve
+from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.store import RunFolder, load_stored
 from dd_plugins.api import read_tensors
 from dd_plugins.datasets import load_dataset
@@ -93,6 +97,46 @@ def test_yardsticks_stand_beside_and_are_cached(done, monkeypatch):
     assert len(list((out / "yardsticks").iterdir())) == 2
     monkeypatch.setattr("benchmark_adapters.runner.scoring.evaluate", lambda *_: pytest.fail("scored again"))
     assert run(out)["yardsticks"] == record["yardsticks"]
+
+
+def test_a_yardstick_with_more_trials_than_asked_for_is_taken_and_one_with_less_goes_on(done, monkeypatch):
+    out, _, record = done
+    asked = []
+    original = scoring.evaluate
+
+    def counted(synthetic, protocol, cell, context):
+        asked.append(protocol.trials - len(context.known))
+        return original(synthetic, protocol, cell, context)
+
+    monkeypatch.setattr(scoring, "evaluate", counted)
+
+    def found(trials):
+        config = resolve(FLAGS, [*TINY, f"protocol.trials={trials}"])
+        device, reporter = torch.device("cpu"), Reporter(Console(quiet=True))
+        return scoring.yardsticks(config, load_dataset("digits"), out, device, reporter, full_data=False)[0]["trials"]
+
+    two = record["yardsticks"][0]["trials"]
+    assert found(1) == two
+    assert asked == []
+    three = found(3)
+    assert three[:2] == two
+    assert asked == [1]
+    assert found(2) == three
+
+
+def test_warnings_are_shown_once_and_stand_in_every_log(tmp_path):
+    said, plugin = Console(record=True, width=200, file=io.StringIO()), logging.getLogger("dd_plugins.made_up")
+    outer, inner = tmp_path / "outer.txt", tmp_path / "inner.txt"
+    with pipeline._logged_to(outer, Reporter(said)), pipeline._logged_to(inner, Reporter(said)):
+        plugin.info("all is well")
+        plugin.warning("look at this")
+        plugin.error("it ends")
+    plugin.warning("too late")
+    assert said.export_text().split("\n") == ["look at this", ""]
+    for file in (outer, inner):
+        assert [line.split(": ")[-1] for line in file.read_text().splitlines()] == [
+            "all is well", "look at this", "it ends",
+        ]  # fmt: skip
 
 
 def test_a_yardstick_that_another_process_scores_is_waited_for(done):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmark_adapters.report.statistics import Estimate
@@ -16,6 +18,15 @@ from dd_plugins.api import UsageError, write_atomically
 MARKERS = "os^Dv"  # behind ten colours come other shapes
 AXES = {"seconds": "condensation (s)", "cpu_seconds": "condensation (processor seconds)", "steps": "matching steps"}
 WITH_PRIOR = ("seconds", "cpu_seconds")  # where what was trained ahead counts too
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method's place in the picture: what it took, how much of that was spent ahead on a prior, its accuracy."""
+
+    place: float
+    ahead: float
+    accuracy: Estimate
 
 
 def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = "seconds") -> None:
@@ -37,14 +48,7 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
         UsageError: If there is no record with that number, or they are of several cells or protocols.
     """
     groups = grouped(records)
-    points: dict[str, list[tuple[float, Estimate]]] = {}
-    alone: list[tuple[float, float, Group]] = []
-    for group in groups:
-        place = group.mean(against)
-        if group.learned and place is not None:
-            ahead = group.prior_seconds() if against in WITH_PRIOR else 0.0
-            points.setdefault(group.name, []).append((place + ahead, group.accuracy()))
-            alone.extend([(place, place + ahead, group)] * (ahead > 0))
+    points = _points(groups, against)
     cells = {group.cell for group in groups if group.name in points}
     if len(cells) != 1:
         told = "; ".join(f"{name}, IPC {ipc}, {protocol}, {net}" for name, ipc, protocol, net in sorted(cells))
@@ -55,14 +59,9 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, found) in enumerate(points.items()):
-        found.sort(key=lambda point: point[0])
-        places, means, spread = zip(*((x, 100 * y.mean, 100 * (y.half_width or 0)) for x, y in found), strict=True)
-        colour, marker = f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)]
-        axes.errorbar(places, means, yerr=spread, marker=marker, color=colour, capsize=3, label=name)
-        for place, end, group in alone:
-            if group.name == name:
-                axes.plot((place, end), [100 * group.accuracy().mean] * 2, ":", marker="|", color=colour)
-    best = front([(place, estimate.mean) for found in points.values() for place, estimate in found])
+        _draw(axes, name, found, f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)])
+    every = [point for found in points.values() for point in found]
+    best = front([(point.place, point.accuracy.mean) for point in every])
     axes.step(*zip(*((x, 100 * y) for x, y in best), strict=True), where="post", color="black", lw=0.8, label="front")
     for group in groups:
         if not group.learned and group.cell == cell:
@@ -70,8 +69,8 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
             axes.axhline(level, linestyle="--", color="grey")
             axes.annotate(group.name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
     name, ipc, protocol, network = cell
-    axes.set(xscale="log", ylabel="accuracy (%)")
-    axes.set_xlabel(AXES[against] + (", with the training of a prior" if alone else ""))
+    ahead = ", with the training of a prior" if any(point.ahead for point in every) else ""
+    axes.set(xscale="log", xlabel=AXES[against] + ahead, ylabel="accuracy (%)")
     axes.set_title(f"{name}, IPC {ipc}, {protocol}, {network}", fontsize=9)
     figure.legend(loc="outside right upper", fontsize=8)
     file = io.BytesIO()
@@ -80,6 +79,27 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     write_atomically(path, file.getvalue())
+
+
+def _points(groups: Sequence[Group], against: str) -> dict[str, list[Point]]:
+    """The points of every method that notes what it took, by ascending cost."""
+    points: dict[str, list[Point]] = {}
+    for group in groups:
+        taken = group.mean(against)
+        if group.learned and taken is not None:
+            ahead = group.prior_seconds() if against in WITH_PRIOR else 0.0
+            points.setdefault(group.name, []).append(Point(taken + ahead, ahead, group.accuracy()))
+    return {name: sorted(found, key=lambda point: point.place) for name, found in points.items()}
+
+
+def _draw(axes: Axes, name: str, found: Sequence[Point], colour: str, marker: str) -> None:
+    """One method: its points with their intervals, and what each would take if its prior were there."""
+    places, means = [point.place for point in found], [100 * point.accuracy.mean for point in found]
+    spread = [100 * (point.accuracy.half_width or 0) for point in found]
+    axes.errorbar(places, means, yerr=spread, marker=marker, color=colour, capsize=3, label=name)
+    for point, mean in zip(found, means, strict=True):
+        if point.ahead:
+            axes.plot((point.place - point.ahead, point.place), (mean, mean), ":", marker="|", color=colour)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -80,7 +80,7 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
     check_plan(config, real)
     run_id = config.run_id(real.spec.fingerprint)
     folder = RunFolder(options.out / run_id)
-    with folder.locked(), _logged_to(folder.path / "log.txt"):
+    with folder.locked(), _logged_to(folder.path / "log.txt", reporter):
         write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
         reporter.say(f"run {run_id} in {folder.path}")
         try:
@@ -114,7 +114,7 @@ def _condensed(config: RunConfig, real: RealData, options: Options, reporter: Re
     """The folder of a run that is condensed, if need be now, and not scored."""
     run_id = config.run_id(real.spec.fingerprint)
     folder = RunFolder(options.out / run_id)
-    with folder.locked(wait=True), _logged_to(folder.path / "log.txt"):
+    with folder.locked(wait=True), _logged_to(folder.path / "log.txt", reporter):
         if "condense" not in folder.stages() or not folder.synthetic.exists():
             write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
             reporter.say(f"condense run {run_id} in {folder.path}, {config.over_budget:.0%} over its budget")
@@ -352,17 +352,33 @@ class _LogFile(logging.FileHandler):
         raise
 
 
+class _Said(logging.Handler):
+    """Warnings are shown to whoever watches the run, besides standing in its log; errors end it and are shown then."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
+        self.addFilter(lambda record: record.levelno == logging.WARNING)
+        self.reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reporter.say(record.getMessage())
+
+
 @contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+def _logged_to(path: Path, reporter: Reporter) -> Iterator[None]:
+    file = _LogFile(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("dd_plugins", "benchmark_adapters")]
+    shown = any(isinstance(handler, _Said) for handler in loggers[0].handlers)  # by the run that this one is a part of
+    handlers = (file,) if shown else (file, _Said(reporter))
     for target in loggers:
-        target.addHandler(handler)
+        for handler in handlers:
+            target.addHandler(handler)
         target.setLevel(logging.INFO)
     try:
         yield
     finally:
         for target in loggers:
-            target.removeHandler(handler)
-        handler.close()
+            for handler in handlers:
+                target.removeHandler(handler)
+        file.close()

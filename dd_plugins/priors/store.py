@@ -133,7 +133,7 @@ def one_at_a_time(file: Path, job: StartJob) -> Iterator[None]:
 
 def stored_sha256(path: Path) -> str:
     """The sha256 of a prior's weights, as far as it can be told without reading the prior; else empty."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         if (path / ABOUT).exists():
             return str(json.loads((path / ABOUT).read_text(encoding="utf-8"))["sha256"])
         with (path / autoencoder_kl.WEIGHTS).open("rb") as file:
