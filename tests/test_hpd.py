@@ -178,10 +178,10 @@ def test_every_centre_has_samples_even_if_all_are_alike():
 def test_candidates_are_copies(prior, real):
     container = made(prior, real, score_every=1)
     container.enter_stage(container.stages()[0])
-    best = container._of_stage
+    best = container._seen.of_stage
     score, state = float(best["score"]), best["state"].clone()
     learn(container, 6, target=torch.full((8, 2, 8, 8), 30.0))  # away from all real images
-    assert torch.equal(container._of_stage["state"], state)
+    assert torch.equal(container._seen.of_stage["state"], state)
     assert not torch.equal(container._state, state)
     container.enter_stage(container.stages()[1])
     torch.testing.assert_close(container._judge(container.decode(), container.labels), score, rtol=1e-4, atol=1e-6)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +36,7 @@ from dd_plugins.api import (
     Stage,
     UsageError,
 )
+from dd_plugins.parameterizations.candidates import PIXELS, Candidates
 from dd_plugins.priors.base import LayeredGenerator, Styles, pixel_values, rows_at_once
 from dd_plugins.priors.centres import centres
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
@@ -46,7 +47,6 @@ from dd_plugins.priors.train import PriorRecipe
 from dd_plugins.seeds import make_generator
 
 logger = logging.getLogger(__name__)
-PIXELS = "pixels"
 
 
 class HPD(Parameterization):
@@ -108,9 +108,7 @@ class HPD(Parameterization):
         self._state = torch.zeros(0)
         self._begun = False
         self._taken = 0  # steps since the last candidate
-        self._of_stage: dict[str, Tensor] = {}  # the best candidate of this stage: copies
-        self._best: dict[str, Tensor] = {}  # the best images of all stages: a copy
-        self._history: list[tuple[int, int, float]] = []
+        self._seen = Candidates()
 
     # ---- what is needed and not stored ------------------------------------------------------------------------------
 
@@ -252,9 +250,9 @@ class HPD(Parameterization):
         if fresh:  # a run that goes on: shapes now, values from its checkpoint
             zeros = self.prior.sample_styles(self.labels, make_generator(0))
             self._begin(tuple(torch.zeros_like(style) for style in zeros))
-        elif self._of_stage:
+        elif self._seen.of_stage:
             self._take_candidate()
-        self._of_stage = {}
+        self._seen.of_stage = {}
         if stage.name == PIXELS:
             if self._level is not None:
                 self.images.copy_(self.decode())
@@ -312,7 +310,7 @@ class HPD(Parameterization):
         """The best images of all stages, or the last ones."""
         if self._judge is not None:
             self._note_candidate()
-            self.images.copy_(self._best["images"])
+            self.images.copy_(self._seen.best["images"])
         elif self._level is not None:
             self.images.copy_(self.decode())
         self._level, self._styles, self._state = None, [], torch.zeros(0)
@@ -323,25 +321,17 @@ class HPD(Parameterization):
         """Scores what there is; copies of the best are kept, of this stage and of all."""
         assert self._judge is not None
         images = self.decode()
-        score = torch.tensor(self._judge(images, self.labels), dtype=torch.float64)
-        if not bool(score.isfinite()):
+        score = self._judge(images, self.labels)
+        if not isfinite(score):
             where = PIXELS if self._level is None else f"level {self._level}"
             raise _diverged(f"images in the {where} stage")
-        self._history.append((-1 if self._level is None else self._level, self._taken, float(score)))
-        if not self._of_stage or score < self._of_stage["score"]:
-            self._of_stage = {
-                "score": score,
-                **{name: value.detach().clone() for name, value in self._learned().items()},
-            }
-        if not self._best or score < self._best["score"]:
-            self._best = {"score": score.clone(), "images": images.clone()}
+        self._seen.note(-1 if self._level is None else self._level, self._taken, score, self._learned(), images)
 
     def _take_candidate(self) -> None:
         """Goes back to the best candidate of the stage, the state behind its last step included."""
         if self._judge is not None and self._taken % self.config.score_every:
             self._note_candidate()
-        for name, value in self._learned().items():
-            value.data.copy_(self._of_stage[name])
+        self._seen.put_back(self._learned())
 
     def _learned(self) -> dict[str, Tensor]:
         """What is learned in this stage, by name."""
@@ -351,17 +341,11 @@ class HPD(Parameterization):
 
     def candidates(self) -> list[tuple[int, int, float]]:
         """Level (-1: pixels), steps taken at it, and distance of every candidate so far."""
-        return list(self._history)
+        return list(self._seen.history)
 
     def learned(self) -> dict[str, float]:
         """The least class-relevant distance of every stage, and after which of its steps that was."""
-        best: dict[int, tuple[float, int]] = {}
-        for level, taken, score in self._history:
-            if level not in best or score < best[level][0]:
-                best[level] = (score, taken)
-        names = {level: PIXELS if level < 0 else f"level {level}" for level in best}
-        distances = {f"crfd, {names[level]}": score for level, (score, _) in best.items()}
-        return {**distances, **{f"best step, {names[level]}": taken for level, (_, taken) in best.items()}}
+        return self._seen.summary()
 
     # ---- decoding, checkpoints --------------------------------------------------------------------------------------
 
@@ -374,29 +358,18 @@ class HPD(Parameterization):
     def working_state(self) -> dict[str, Tensor]:
         """The latents, the best candidates, and how far the stage is."""
         state = {} if self._level is None else {f"learned.{name}": v.detach() for name, v in self._learned().items()}
-        state |= {f"of_stage.{name}": value for name, value in self._of_stage.items()}
-        state |= {f"best.{name}": value for name, value in self._best.items()}
-        history = torch.tensor(self._history, dtype=torch.float64).view(-1, 3)
         prior = torch.tensor(list(bytes.fromhex(self.config.prior_sha256)), dtype=torch.uint8)
-        return {**state, "taken": torch.tensor(self._taken), "history": history, "prior": prior}
+        return {**state, **self._seen.state(), "taken": torch.tensor(self._taken), "prior": prior}
 
     def load_working_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what :meth:`working_state` returned."""
-        device = self.images.device
         if bytes(state["prior"].tolist()).hex() != self.config.prior_sha256:
             raise ResumeMismatch("h-pd: this run was begun with another prior; remove its folder to begin again")
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            return {name: value if name == "score" else value.to(device) for name, value in found.items()}
-
-        learned = under("learned.")
         for name, value in self._learned().items():
             if self._level is not None:
-                value.data.copy_(learned[name])
-        self._of_stage, self._best = under("of_stage."), under("best.")
+                value.data.copy_(state[f"learned.{name}"])
+        self._seen.load_state(state, self.images.device)
         self._taken = int(state["taken"])
-        self._history = [(int(level), int(taken), float(score)) for level, taken, score in state["history"]]
 
     def _keep(self, index: Tensor) -> None:
         self.images = nn.Parameter(self.images.detach()[index])
