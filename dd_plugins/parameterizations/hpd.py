@@ -107,7 +107,7 @@ class HPD(Parameterization):
         self._styles: list[Tensor] = []
         self._state = torch.zeros(0)
         self._begun = False
-        self._taken = 0  # steps since the last candidate
+        self._taken = 0  # steps of this stage
         self._seen = Candidates()
 
     # ---- what is needed and not stored ------------------------------------------------------------------------------
