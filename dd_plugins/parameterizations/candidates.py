@@ -39,7 +39,7 @@ class Candidates:
         if not self.of_stage or found < self.of_stage["score"]:
             self.of_stage = {"score": found, **{name: value.detach().clone() for name, value in learned.items()}}
         if not self.best or found < self.best["score"]:
-            self.best = {"score": found.clone(), "images": images.clone()}
+            self.best = {"score": found.clone(), "images": images.detach().clone()}
 
     def put_back(self, learned: Mapping[str, Tensor]) -> None:
         """Copies the best of this stage into what is learned."""

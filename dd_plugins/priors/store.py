@@ -143,7 +143,9 @@ def stored_sha256(path: Path) -> str:
 
 def _check_fit(path: Path, classes: int, image_shape: tuple[int, int, int], data: DataSpec) -> None:
     if classes not in (0, data.num_classes) or image_shape != data.image_shape:
-        hint = "; parameterization.classes says which of its classes are meant" * (classes > data.num_classes)
+        hint = "; parameterization.classes says which of its classes are meant" * (
+            classes > data.num_classes and image_shape == data.image_shape
+        )
         raise DataError(
             f"{path}: a prior of {classes} classes and images of {image_shape}, but {data.name} has "
             f"{data.num_classes} classes and images of {data.image_shape}{hint}"
