@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -38,13 +38,21 @@ class StoredHeader:
     counts: tuple[int, ...]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes ``content`` so that ``path`` holds either what it held before or all of it, also after a crash."""
+def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
+    """Writes ``content`` so that ``path`` holds either what it held before or all of it, also after a crash.
+
+    Args:
+        path: The file; missing folders are made.
+        content: The bytes, or a function that writes them to an open file, for what is too large to hold twice.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
