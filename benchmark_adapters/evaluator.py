@@ -13,8 +13,8 @@ import yaml
 from pydantic import ConfigDict, Field
 
 from benchmark_adapters.base import Cell, ScoreContext
-from dd_plugins import registry
-from dd_plugins.api import PluginConfig, SyntheticSet, UsageError, parse_config
+from dd_plugins import names, registry
+from dd_plugins.api import PluginConfig, SyntheticSet, parse_config
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import TrainConfig, accuracy, networks_at_once, train_networks
@@ -75,10 +75,9 @@ def protocol_values(name: str) -> Mapping[str, Any]:
     """The raw values of a protocol file, with those of the protocol that it extends.
 
     Raises:
-        UsageError: If there is no such protocol; names all there are.
+        UnknownPluginError: If there is no such protocol; suggests similar names, ignoring case.
     """
-    if name not in protocol_names():
-        raise UsageError(f"unknown protocol {name!r}; there are {', '.join(protocol_names())}")
+    name = names.choose("protocol", name, protocol_names())
     text = (files("benchmark_adapters") / "protocols" / f"{name}.yaml").read_text(encoding="utf-8")
     values = yaml.safe_load(text)
     base = values.pop("extends", None)

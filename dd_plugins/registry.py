@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from dd_plugins import names
 from dd_plugins.errors import AmbiguousPluginError, PluginLoadError, UnknownPluginError
 
 KINDS = ("parameterization", "objective", "pruning", "dataset", "network", "benchmark")
@@ -99,34 +100,49 @@ def list_plugins(kind: str) -> list[PluginInfo]:
 def find(kind: str, spec: str) -> PluginInfo:
     """Resolves ``name``, ``distribution/name`` or ``module:Class`` to a plugin, without importing it.
 
-    Built-in names are reserved: the short form of a name that is built in means the built-in, always.
+    Case is ignored where no name is equal to ``spec``; ``module:Class`` is taken as written. Built-in names are
+    reserved: the short form of a name that is built in means the built-in, always.
 
     Raises:
-        UnknownPluginError: With near matches and all installed names.
+        UnknownPluginError: With near matches, the kind that has this name, and all installed names.
         AmbiguousPluginError: If two distributions offer the name; names both.
     """
     if ":" in spec:
         return PluginInfo(kind, spec.partition(":")[2], MODULE, "", spec)
     installed = list_plugins(kind)
-    if "/" in spec:
-        matching = [info for info in installed if f"{info.distribution}/{info.name}" == spec]
-    else:
-        matching = [info for info in installed if info.name == spec]
-        matching = [info for info in matching if info.distribution == OWN] or matching
+    own = [info for info in installed if info.distribution == OWN]
+    matching = _matching(spec, own) or _matching(spec, installed)
     if not matching:
-        names = sorted({info.spec for info in installed})
-        near = difflib.get_close_matches(spec, names, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UnknownPluginError(f"unknown {kind} {spec!r}{hint} (installed: {', '.join(names) or 'none'})")
+        others = {other: [info.spec for info in list_plugins(other)] for other in KINDS if other != kind}
+        raise UnknownPluginError(names.unknown(kind, spec, sorted({info.spec for info in installed}), others))
     if len(matching) > 1:
         choices = " or ".join(f"{info.distribution}/{info.name}" for info in matching)
         raise AmbiguousPluginError(f"more than one distribution offers the {kind} {spec!r}: write {choices}")
     return matching[0]
 
 
+def _matching(spec: str, infos: Sequence[PluginInfo]) -> list[PluginInfo]:
+    by_name: dict[str, list[PluginInfo]] = {}
+    for info in infos:
+        by_name.setdefault(f"{info.distribution}/{info.name}" if "/" in spec else info.name, []).append(info)
+    return [info for name in names.matches(spec, by_name) for info in by_name[name]]
+
+
 def is_installed(kind: str, spec: str) -> bool:
-    """Whether an installed plugin of this kind has this name, long or short, even if it is ambiguous."""
-    return any(spec in (info.name, f"{info.distribution}/{info.name}") for info in list_plugins(kind))
+    """Whether an installed plugin of this kind has this name, long or short, ignoring case, even if ambiguous."""
+    installed = list_plugins(kind)
+    both = [*(info.name for info in installed), *(f"{info.distribution}/{info.name}" for info in installed)]
+    return bool(names.matches(spec, both))
+
+
+def canonical(kind: str, spec: str) -> str:
+    """The spelling that records and run ids hold: a plugin's ``spec``; what no plugin has is returned as it is."""
+    if ":" in spec:
+        return spec
+    try:
+        return find(kind, spec).spec
+    except (UnknownPluginError, AmbiguousPluginError):
+        return spec
 
 
 def base_of(kind: str) -> type[Any]:

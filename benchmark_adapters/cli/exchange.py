@@ -54,7 +54,7 @@ def export_run(
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.system import choose_device
 
-    form = load_format(to, {"layout": layout} if layout else {})
+    form = load_format(to, {"layout": layout} if layout else {}, to_export=True)
     with _said_of_an_interrupt("interrupted; nothing was written"):
         written = export_set(stored, form, root, dataset, param, Options(out, choose_device("cpu"), data_root))
     for path in written:

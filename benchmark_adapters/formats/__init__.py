@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from benchmark_adapters.formats.base import Format
-from dd_plugins.api import UsageError
+from dd_plugins.api import UnknownPluginError, UsageError
+from dd_plugins.names import canonical, choose, near, quoted, suggestion
 
 # Where each format is; imported when it is named.
 FORMATS = {
@@ -21,14 +22,28 @@ FORMATS = {
 }
 
 
-def load_format(name: str, settings: Mapping[str, Any] | None = None) -> Format:
-    """A format by name.
+EXPORTED = ("dc-bench", "imagefolder", "parquet", "pt")  # the others are read only
+
+
+def load_format(name: str, settings: Mapping[str, Any] | None = None, *, to_export: bool = False) -> Format:
+    """A format by name, ignoring case.
+
+    Args:
+        name: One of `FORMATS`.
+        settings: Of the format.
+        to_export: Whether a set is to be written in it.
 
     Raises:
-        UsageError: If there is none; names all there are.
+        UnknownPluginError: If there is none; suggests similar names.
+        UsageError: If it is read only, or has no such setting.
     """
-    if name not in FORMATS:
-        raise UsageError(f"unknown format {name!r}; there are {', '.join(FORMATS)}")
+    if to_export and canonical(name, FORMATS) not in EXPORTED:
+        known = f"formats that export: {', '.join(EXPORTED)}"
+        if (read_only := canonical(name, FORMATS)) in FORMATS:
+            raise UsageError(f"the format {read_only} is for import only; {known}")
+        hint = suggestion(near(name, EXPORTED))
+        raise UnknownPluginError(f"unknown format {quoted(name)}{hint} ({known})")
+    name = choose("format", name, FORMATS)
     module, _, cls = FORMATS[name].partition(":")
     try:
         made: Format = getattr(import_module(module), cls)(**(settings or {}))

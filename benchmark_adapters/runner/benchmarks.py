@@ -28,9 +28,11 @@ def split_settings(assignments: Sequence[str], names: Sequence[str]) -> tuple[li
         UsageError: If there are settings for a benchmark and none takes part.
     """
     own: list[str] = []
+    names = list(dict.fromkeys(registry.canonical("benchmark", name) for name in names))
     found: dict[str, list[str]] = {name: [] for name in names}
     for text in assignments:
-        name, colon, rest = text.partition(f":{PREFIX}")
+        head, colon, rest = text.partition(f":{PREFIX}")
+        name = registry.canonical("benchmark", head) if colon else head
         if not colon and not text.startswith(PREFIX):
             own.append(text)
         elif not names or (colon and name not in names):

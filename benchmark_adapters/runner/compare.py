@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmark_adapters.runner.config import RunConfig, resolve
+from benchmark_adapters.runner.methods import canonical_method
 from benchmark_adapters.runner.parts import Options, load_real
 from benchmark_adapters.runner.pipeline import Interrupted, check_plan, run
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.rescore import rescore
 from benchmark_adapters.runner.store import read_record_file
+from dd_plugins import registry
 from dd_plugins.api import DDPluginsError, Parameterization, StorageBudget, UsageError
+from dd_plugins.names import canonical
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +99,23 @@ def contenders(names: Sequence[str], assignments: Sequence[str]) -> list[Contend
     Raises:
         UsageError: If an assignment is for a method that does not take part.
     """
+    names = [_canonical_contender(name) for name in names]
     common, single = split_assignments(names, assignments)
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"{', '.join(sorted(twice))}: takes part twice; METHOD/LABEL tells them apart")
     return [Contender(name, {"method": name.partition("/")[0]}, (*common, *single.get(name, ()))) for name in names]
 
 
+def _canonical_contender(name: str) -> str:
+    """``METHOD`` or ``METHOD/LABEL`` with the method's canonical name."""
+    method, slash, label = name.partition("/")
+    return f"{canonical_method(method)}{slash}{label}"
+
+
 def matrix(containers: Sequence[str], objectives: Sequence[str], assignments: Sequence[str]) -> list[Contender]:
     """Every container with every objective, named ``container + objective``."""
+    containers = [registry.canonical("parameterization", name) for name in containers]
+    objectives = [registry.canonical("objective", name) for name in objectives]
     pairs = [(container, objective) for container in containers for objective in objectives]
     names = [f"{container} + {objective}" for container, objective in pairs]
     return [
@@ -177,10 +189,10 @@ def split_assignments(
         head, colon, rest = text.partition(":")
         if not colon or "=" in head:
             common.append(text)
-        elif head not in names:
+        elif (name := canonical(head, names)) not in names:
             raise UsageError(f"--set {text}: {head!r} takes no part; there are {', '.join(names)}")
         else:
-            single[head] = (*single.get(head, ()), rest)
+            single[name] = (*single.get(name, ()), rest)
     return tuple(common), single
 
 

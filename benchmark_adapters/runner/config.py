@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from benchmark_adapters.evaluator import PartConfig, Protocol, load_protocol
 from benchmark_adapters.runner.methods import choose_method, exchanged_container
+from benchmark_adapters.runner.suggestions import unknown_keys
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
+from dd_plugins.datasets import split_spec
 
 PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
 PRUNING_KEYS = ("pruning", "pruning_trials", "over_budget")
@@ -142,6 +144,7 @@ def resolve(
     given = {_flag_key(name): value for name, value in flags.items() if value is not None}
     for text in assignments:
         given.update(flatten(dict([_parse_assignment(text)])))
+    file_values, given = _canonical(file_values), _canonical(given)
     asked = {**file_values, **given}
     cell = parse_config(_Cell, {k: asked[k] for k in ("dataset", "ipc") if k in asked}, "")
     method = choose_method(asked.get("method"), asked.get("parameterization.name"), asked.get("objective.name"))
@@ -157,12 +160,27 @@ def resolve(
     protocol = values.pop("protocol.name", None) or ("quick" if cell.dataset in QUICK else "dsa")
     values["protocol"] = _protocol(str(protocol), values)
     nested = _nest({**values, "method": method.name})
+    _refuse_unknown(values, nested)
     return _complete(parse_config(RunConfig, nested, ""))
 
 
 class _Cell(PluginConfig):
     dataset: str = "digits"
     ipc: int = Field(1, ge=1)
+
+
+def _refuse_unknown(values: Mapping[str, Any], nested: Mapping[str, Any]) -> None:
+    """Refuses keys whose section does not exist, with the sections that have such a setting."""
+    unknown = [key for key in values if key.partition(".")[0] not in RunConfig.model_fields]
+    if not unknown:
+        return
+    models: dict[str, type[BaseModel]] = {"": RunConfig}
+    for part, kind in {**PARTS, "pruning": "pruning"}.items():
+        name = (nested.get(part) or {}).get("name")
+        if isinstance(name, str):
+            models[part] = registry.load(kind, name).Config
+    models["data"] = registry.load("dataset", split_spec(str(nested.get("dataset", "digits")))[0]).Config
+    raise ConfigError(unknown_keys(unknown, models))
 
 
 def _complete(config: RunConfig) -> RunConfig:
@@ -196,6 +214,28 @@ def _protocol(name: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 _PROSE = ("name", "summary", "source")
+
+
+# The values that name a plugin, and its kind.
+NAMES = {
+    "parameterization.name": "parameterization",
+    "objective.name": "objective",
+    "network.name": "network",
+    "protocol.network.name": "network",
+    "pruning.name": "pruning",
+}
+
+
+def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with names of plugins in their canonical spelling; names of no plugin are left to be refused later."""
+    found = dict(values)
+    for key, kind in NAMES.items():
+        if isinstance(name := found.get(key), str):
+            found[key] = registry.canonical(kind, name)
+    if isinstance(spec := found.get("dataset"), str):
+        head, _ = split_spec(spec)
+        found["dataset"] = registry.canonical("dataset", head) + spec[len(head) :]
+    return found
 
 
 def _flag_key(name: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, Field
 
-from dd_plugins.api import PluginConfig, UsageError, parse_config
+from dd_plugins import names, registry
+from dd_plugins.api import PluginConfig, parse_config
 
 
 class Applies(PluginConfig):
@@ -88,15 +89,24 @@ def method_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-@lru_cache(maxsize=64)
-def load_method(name: str) -> Method:
-    """A method by name.
+def canonical_method(name: str) -> str:
+    """The name of a method as its file has it.
 
     Raises:
-        UsageError: If there is none; names all there are.
+        UnknownPluginError: If there is none; suggests similar names, or where the name belongs.
     """
-    if name not in method_names():
-        raise UsageError(f"unknown method {name!r}; there are {', '.join(method_names())}")
+    others = {kind: [info.spec for info in registry.list_plugins(kind)] for kind in registry.KINDS}
+    return names.choose("method", name, method_names(), others)
+
+
+@lru_cache(maxsize=64)
+def load_method(name: str) -> Method:
+    """A method by name, ignoring case.
+
+    Raises:
+        UnknownPluginError: If there is none.
+    """
+    name = canonical_method(name)
     text = (files("benchmark_adapters") / "methods" / f"{name}.yaml").read_text(encoding="utf-8")
     return parse_config(Method, yaml.safe_load(text), f"method {name}")
 

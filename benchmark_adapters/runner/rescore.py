@@ -17,6 +17,7 @@ from benchmark_adapters.runner.parts import Options, network_factory, same_data
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RunFolder, load_stored, read_record_file, write_json
+from dd_plugins import registry
 from dd_plugins.api import Parameterization, RealData, StorageBudget, SyntheticSet, UsageError
 from dd_plugins.datasets import load_dataset
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
@@ -144,6 +145,7 @@ def _config(
     made_under: dict[str, Any] | None,
 ) -> RunConfig:
     """How to score: as asked, else as the run was scored (on another network with that network's own settings)."""
+    network = network and registry.canonical("network", network)
     flags = {"dataset": spec, "ipc": ipc, "protocol": protocol, "parameterization": "pixel"}
     if protocol is None and made_under is not None:
         if network not in (None, made_under["network"]["name"]):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dd_plugins import registry
-from dd_plugins.api import ConfigError, DDPluginsError, PluginConfig, RealData, UsageError
+from dd_plugins import names, registry
+from dd_plugins.api import ConfigError, DDPluginsError, PluginConfig, RealData, UnknownPluginError, UsageError
 from dd_plugins.datasets.build import build_real_data
 from dd_plugins.datasets.zca import whitened
 
@@ -49,6 +51,7 @@ def load_dataset(
         DataError: If files are missing or damaged, or the plugin broke its contract.
     """
     plugin_spec, argument = split_spec(spec)
+    _refuse_bare_path(spec)
     info = registry.find("dataset", plugin_spec)
     plugin_class = registry.load("dataset", plugin_spec)
     if plugin_class.takes_argument and not argument:
@@ -76,11 +79,38 @@ def load_dataset(
 
 def split_spec(spec: str) -> tuple[str, str]:
     """``folder:PATH`` -> ``("folder", "PATH")``, but ``module:Class`` stays whole: an installed name goes first."""
-    installed = registry.list_plugins("dataset")
     head, _, rest = spec.partition(":")
-    if head in {info.name for info in installed} | {f"{info.distribution}/{info.name}" for info in installed}:
+    if registry.is_installed("dataset", head):
         return head, rest
     name, _, argument = rest.partition(":")
-    if all(part.isidentifier() for part in name.split(".")):
+    if all(part.isidentifier() for part in name.split(".")) and not _is_misspelt(head):
         return f"{head}:{name}", argument
-    return head, rest  # a misspelt name before a path: the registry says which names come near
+    return head, rest  # a misspelt name before a path: the registry suggests similar names
+
+
+def _is_misspelt(head: str) -> bool:
+    """Whether ``head`` resembles an installed name and is no module."""
+    known = [info.name for info in registry.list_plugins("dataset")]
+    return bool(names.near(head, known)) and not find_spec(head.partition(".")[0])
+
+
+def _refuse_bare_path(spec: str) -> None:
+    """A path without ``folder:`` or ``parquet:`` before it: the error suggests the one that fits what lies there."""
+    head = spec.partition(":")[0]
+    if registry.is_installed("dataset", head):
+        return
+    path = Path(spec if "~" not in spec else os.path.expanduser(spec))
+    if not (spec.startswith((".", "/", "~")) or path.exists()):
+        return
+    folder = str(Path(spec).parent) if path.is_file() else spec
+    kind = "parquet" if path.suffix == ".parquet" or _holds_parquet(path) else "folder"
+    missing = "" if path.exists() else ", where nothing is"
+    raise UnknownPluginError(f"unknown dataset {names.quoted(spec)}{missing}; did you mean {kind}:{folder}?")
+
+
+def _holds_parquet(path: Path) -> bool:
+    """Whether the folder, or one of its first few, holds a parquet file; thousands of class folders are not read."""
+    if not path.is_dir():
+        return False
+    inner = islice((each for each in path.iterdir() if each.is_dir()), 10)
+    return any(next(folder.glob("*.parquet"), None) for folder in (path, *inner))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import traceback
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dd_plugins import registry
+from dd_plugins import names, registry
 from dd_plugins.api.config import parse_config
 from dd_plugins.errors import UnknownPluginError, UsageError
 
@@ -235,10 +234,9 @@ def _kind_of(spec: str) -> str:
         return kinds[0]
     if kinds:
         raise UsageError(f"{spec!r} names more than one plugin, {' and '.join(kinds)}: say which with --kind")
-    names = sorted({info.spec for kind in registry.KINDS for info in registry.list_plugins(kind)})
-    near = difflib.get_close_matches(spec, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise UnknownPluginError(f"no plugin of any kind is named {spec!r}{hint}")
+    known = sorted({info.spec for kind in registry.KINDS for info in registry.list_plugins(kind)})
+    hint = names.suggestion(names.near(spec, known))
+    raise UnknownPluginError(f"no plugin of any kind is named {names.quoted(spec)}{hint}")
 
 
 def _kind_of_class(plugin: type[Any]) -> str:
