@@ -137,7 +137,7 @@ class DDRankingBenchmark(Benchmark):
         order = torch.argsort(synthetic.targets.cpu(), stable=True)
         images, targets = synthetic.images.cpu()[order], synthetic.targets.cpu()[order]
         known = OF_DDRANKING.get(real.spec.name)
-        mean, std = (real.spec.mean, real.spec.std) if known is None or "ZCA" in real.spec.origin else known
+        mean, std = (real.spec.mean, real.spec.std) if known is None or real.spec.whitened else known
         space = replace(real.spec, mean=tuple(mean), std=tuple(std))
         with TemporaryDirectory() as folder:
             write_tensors(

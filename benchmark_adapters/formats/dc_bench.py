@@ -56,7 +56,7 @@ class DCBenchFormat(Format):
         """
         data = exported.data
         target = self.place(root, data.name, exported.ipc)
-        whitened = "ZCA" in data.origin
+        whitened = data.whitened
         if whitened and self.layout != "tm":
             raise UsageError("a whitened set goes into the layout tm alone; DC-BENCH tests it on images not whitened")
         # Whitened values go out as they are, in the one place where such sets are usual.
@@ -165,8 +165,8 @@ def _check_bundle(files: Sequence[Path], spec: DataSpec) -> None:
             f"{folder}: {', '.join(others)} changed after the export, for the sha256 in {BUNDLE} is another; "
             f"without {BUNDLE} the set is read as it is"
         )
-    whitened = "ZCA" in str(about["data"]["origin"])
-    if whitened != ("ZCA" in spec.origin):
+    whitened = DataSpec.from_dict(about["data"]).whitened
+    if whitened != spec.whitened:
         how = "is whitened: import it with data.zca=true" if whitened else "is not whitened: import it without data.zca"
         raise DataError(f"{folder}: the set {how}")
 

@@ -98,9 +98,9 @@ def into_model_space(
         DataError: If nobody knows what they were normalised with.
     """
     found = checked(images, targets, spec, class_names, where)
-    if "ZCA" in spec.origin and not whitens:
+    if spec.whitened and not whitens:
         raise DataError(f"{where}: sets of this kind are not whitened; import it without data.zca")
-    if "ZCA" in spec.origin:  # the model space of a whitened data set is the whitened space
+    if spec.whitened:  # the model space of a whitened data set is the whitened space
         return found
     name = spec.name
     if name not in known:

@@ -156,9 +156,10 @@ def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Option
     stored.to(options.device).chunk_size = options.chunk_size
     with torch.no_grad():
         images = stored.decode()
+    synthetic = SyntheticSet(config.parameterization.name, real.spec, images, stored.labels, ledger)
     if not (folder.path / "preview.png").exists():
-        save_preview(folder.path / "preview.png", images, stored.labels, real.spec)
-    return SyntheticSet(config.parameterization.name, real.spec, images, stored.labels, ledger)
+        save_preview(folder.path / "preview.png", synthetic, real.class_names, real)
+    return synthetic
 
 
 def small_images(real: RealData) -> bool:

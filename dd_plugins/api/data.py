@@ -49,6 +49,11 @@ class DataSpec:
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise DataError(f"Expected {channels} means and positive stds, but got {self.mean} and {self.std}")
 
+    @property
+    def whitened(self) -> bool:
+        """Whether model space is ZCA-whitened: then ``mean`` and ``std`` do not give an image its colours."""
+        return self.origin.endswith("ZCA")
+
     @classmethod
     def example(cls) -> DataSpec:
         """A tiny spec for documentation and tests: 2 classes of 8x8 grey images."""

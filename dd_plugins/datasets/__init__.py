@@ -10,13 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dd_plugins import names, registry
-from dd_plugins.api import ConfigError, DDPluginsError, PluginConfig, RealData, UnknownPluginError, UsageError
+from dd_plugins.api import (
+    ConfigError,
+    DataError,
+    DataSpec,
+    DDPluginsError,
+    PluginConfig,
+    RealData,
+    UnknownPluginError,
+    UsageError,
+)
 from dd_plugins.datasets.build import build_real_data
-from dd_plugins.datasets.zca import whitened
+from dd_plugins.datasets.zca import find_whitening, whitened
 
-__all__ = ["build_real_data", "load_dataset", "split_spec"]
+__all__ = ["build_real_data", "load_dataset", "pixel_values", "split_spec"]
 
 HOME = Path("~/.cache/dd-plugins")
 
@@ -64,9 +74,9 @@ def load_dataset(
         raise ConfigError(f"data.zca = {zca!r}: expected true or false")
     plugin = plugin_class(argument, settings)
     root = root or Path(os.environ.get("DD_PLUGINS_DATA") or HOME / "data")
-    cache = cache or Path(os.environ.get("DD_PLUGINS_CACHE") or HOME)
+    cache = _cache(cache)
     try:
-        raw = plugin.read(root.expanduser(), cache.expanduser())
+        raw = plugin.read(root.expanduser(), cache)
     except DDPluginsError:
         raise
     except Exception as error:  # a fault of the plugin's own code keeps its traceback
@@ -74,7 +84,36 @@ def load_dataset(
         raise
     name = Path(argument).expanduser().resolve().name if argument else info.name
     real = build_real_data(name or info.name, raw, device, who=spec)
-    return whitened(real, cache.expanduser()) if zca else real
+    return whitened(real, cache) if zca else real
+
+
+def pixel_values(images: Tensor, data: DataSpec, cache: Path | None = None) -> Tensor:
+    """Maps images from model space to pixel values in the colours of the data set; whitening is undone.
+
+    Args:
+        images: Float, ``(N, C, H, W)``, model space, on the CPU.
+        data: The spec of the data set.
+        cache: Folder of the whitening matrices, as for `load_dataset`.
+
+    Returns:
+        Float, ``(N, C, H, W)``, unclipped: 0 is black, 1 is white.
+
+    Raises:
+        DataError: If the data set is whitened and its matrix is not in the cache.
+    """
+    if not data.whitened:
+        return data.denormalize(images)
+    whitening = find_whitening(data, _cache(cache))
+    if whitening is None:
+        raise DataError(
+            f"the images are whitened, and the matrix that gives their colours is not cached: it is computed from "
+            f"the data set {data.name}"
+        )
+    return whitening.invert(images)
+
+
+def _cache(cache: Path | None) -> Path:
+    return (cache or Path(os.environ.get("DD_PLUGINS_CACHE") or HOME)).expanduser()
 
 
 def split_spec(spec: str) -> tuple[str, str]:

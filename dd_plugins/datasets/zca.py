@@ -11,7 +11,7 @@ Deviations:
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -19,11 +19,34 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dd_plugins.api import DataError, RealData, SyntheticFileError, read_tensors, write_tensors
+from dd_plugins.api import DataError, DataSpec, RealData, SyntheticFileError, read_tensors, write_tensors
 
 EPSILON = 0.1  # added to every eigenvalue
 MOST = 4096  # numbers in an image up to which its covariance is worth the memory
 CHUNK = 4096  # images whitened at once
+FILE = "zca-{}.safetensors"  # in the cache, by the fingerprint of the data set
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Whitening of flattened images in [0, 1]: ``(x - mean) @ matrix``.
+
+    Attributes:
+        matrix: Float, ``(D, D)``.
+        mean: Float, ``(1, D)``.
+    """
+
+    matrix: Tensor
+    mean: Tensor
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Whitens images: uint8 ``(N, C, H, W)`` to float ``(N, D)``."""
+        return (_flat(images) - self.mean) @ self.matrix
+
+    def invert(self, images: Tensor) -> Tensor:
+        """Maps whitened images (float, ``(N, C, H, W)``) back to pixel values of the same shape, unclipped."""
+        solved = torch.linalg.solve(self.matrix, images.flatten(1), left=False)
+        return (solved + self.mean).view(images.shape)
 
 
 def whitened(real: RealData, cache: Path) -> RealData:
@@ -42,10 +65,10 @@ def whitened(real: RealData, cache: Path) -> RealData:
     size = prod(real.spec.image_shape)
     if size > MOST:
         raise DataError(f"data.zca: images of {size} numbers are too large to whiten; at most {MOST} are possible")
-    matrix, mean = _fitted(real, cache / f"zca-{real.spec.fingerprint}.safetensors")
+    whitening = _fitted(real, cache / FILE.format(real.spec.fingerprint))
     pixels = torch.empty(real.train.pixels.shape, dtype=torch.float32, device=real.device)
     for rows in torch.split(torch.arange(len(pixels)), CHUNK):
-        pixels[rows] = ((_flat(real.train.pixels[rows]) - mean) @ matrix).view(-1, *real.spec.image_shape)
+        pixels[rows] = whitening.apply(real.train.pixels[rows]).view(-1, *real.spec.image_shape)
     reach = float(pixels[real.train.index].abs().max())
     pixels.div_(2 * reach).add_(0.5)
     channels = real.spec.image_shape[0]
@@ -53,27 +76,49 @@ def whitened(real: RealData, cache: Path) -> RealData:
         real.spec,
         mean=(0.5,) * channels,
         std=(1 / (2 * reach),) * channels,
-        fingerprint=sha256(f"{real.spec.fingerprint} zca {EPSILON}".encode()).hexdigest()[:16],
+        fingerprint=_fingerprint(real.spec.fingerprint),
         origin=f"{real.spec.origin}, ZCA" if real.spec.origin else "ZCA",
     )
     splits = [replace(split, spec=spec, pixels=pixels) for split in (real.train, real.validation, real.test)]
     return RealData(spec, real.class_names, *splits)
 
 
-def _fitted(real: RealData, file: Path) -> tuple[Tensor, Tensor]:
-    """The whitening matrix (float, ``(D, D)``) and the mean (float, ``(1, D)``) of the training images."""
-    if file.exists():
-        try:
-            tensors, _ = read_tensors(file)
-            return tensors["matrix"].to(real.device), tensors["mean"].to(real.device)
-        except (SyntheticFileError, KeyError):
-            file.unlink()  # a damaged copy is made anew
+def find_whitening(data: DataSpec, cache: Path) -> Whitening | None:
+    """The whitening of a data set, from the cache; None if it is not there.
+
+    Args:
+        data: The spec of the whitened data set.
+        cache: The folder that was given to `whitened`.
+    """
+    for file in sorted(cache.glob(FILE.format("*"))):
+        if _fingerprint(file.stem.removeprefix("zca-")) == data.fingerprint:
+            return _read(file)
+    return None
+
+
+def _fingerprint(fingerprint: str) -> str:
+    """The fingerprint of a whitened data set, from that of the data set."""
+    return sha256(f"{fingerprint} zca {EPSILON}".encode()).hexdigest()[:16]
+
+
+def _read(file: Path) -> Whitening | None:
+    try:
+        tensors, _ = read_tensors(file)
+        return Whitening(tensors["matrix"], tensors["mean"])
+    except (SyntheticFileError, KeyError):
+        return None
+
+
+def _fitted(real: RealData, file: Path) -> Whitening:
+    """The whitening of the training images; a damaged copy in the cache is replaced."""
+    if (found := _read(file)) is not None:
+        return Whitening(found.matrix.to(real.device), found.mean.to(real.device))
     from kornia.enhance import zca_mean  # seconds to import, and seldom needed
 
     images = _flat(real.train.pixels[real.train.index])
     matrix, mean, _ = zca_mean(images, dim=0, unbiased=True, eps=EPSILON)
     write_tensors(file, {"matrix": matrix.cpu(), "mean": mean.cpu()}, {})
-    return matrix, mean
+    return Whitening(matrix, mean)
 
 
 def _flat(pixels: Tensor) -> Tensor:

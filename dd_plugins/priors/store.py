@@ -106,7 +106,7 @@ def load_prior(
             f"{path}: a prior of {found.about['data'].get('name')} with fingerprint {own}, but {data.name} has "
             f"{data.fingerprint}: other images, or another space"
         )
-    if own is None and found.about["kind"] not in GENERATORS and "ZCA" in data.origin:
+    if own is None and found.about["kind"] not in GENERATORS and data.whitened:
         raise DataError(f"{path}: this prior makes pixels, not whitened images (data.zca)")
     if classes is not None:
         if len(classes) != data.num_classes or not all(0 <= number < generator.num_classes for number in classes):
