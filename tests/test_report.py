@@ -13,7 +13,6 @@ from scipy import stats
 
 from benchmark_adapters.report import benchmarks
 from benchmark_adapters.report.comparison import markdown
-from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.report.summary import HEADER, committed_records, read_records, rows
 from benchmark_adapters.report.tables import benchmarks_rows, ledger_table, score_table
@@ -193,16 +192,6 @@ def test_ledger_table_sums_up():
     text = printed(ledger_table(entries, 12))
     assert "2 x 3" in text
     assert any(line.split("│")[4:6] and "10" in line and "40" in line for line in text.splitlines())
-
-
-def test_preview_shows_a_row_for_each_class_in_true_colours(tmp_path):
-    data = DataSpec("x", 2, (3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    images = torch.stack([torch.full((3, 8, 8), value) for value in (-2.0, -2.0, 2.0)])  # black, black, white
-    save_preview(tmp_path / "p.png", images, torch.tensor([0, 0, 1]), data)
-    picture = Image.open(tmp_path / "p.png")
-    assert picture.size == (2 * 34 + 2, 2 * 34 + 2)
-    assert picture.getpixel((10, 10)) == (0, 0, 0)
-    assert picture.getpixel((10, 50)) == (255, 255, 255)
 
 
 def test_the_readme_shows_the_committed_records():
