@@ -73,9 +73,15 @@ def test_whitened_sets_are_shown_in_the_colors_of_the_data(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("classes", "most", "shape", "shown", "synthetic"),
-    [(10, 1, (1, 8, 8), 10, 1), (10, 85, (3, 32, 32), 10, 10), (200, 1, (3, 64, 64), 200, 1), (200, 50, (3, 64, 64), 20, 10),
-     (1000, 1, (3, 224, 224), 100, 1), (1, 3, (3, 33, 20), 1, 3)],
-)  # fmt: skip
+    [
+        (10, 1, (1, 8, 8), 10, 1),
+        (10, 85, (3, 32, 32), 10, 10),
+        (200, 1, (3, 64, 64), 200, 1),
+        (200, 50, (3, 64, 64), 20, 10),
+        (1000, 1, (3, 224, 224), 100, 1),
+        (1, 3, (3, 33, 20), 1, 3),
+    ],
+)
 def test_what_fits_on_a_page(classes, most, shape, shown, synthetic):
     layout = Layout.of(classes, most, True, shape)
     assert (len(layout.classes), layout.synthetic) == (shown, synthetic)

@@ -6,8 +6,6 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 from rich.console import Console
 from scipy import stats
 
@@ -16,7 +14,7 @@ from benchmark_adapters.report.comparison import markdown
 from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.report.summary import HEADER, committed_records, read_records, rows
 from benchmark_adapters.report.tables import benchmarks_rows, ledger_table, score_table
-from dd_plugins.api import DataSpec, UsageError
+from dd_plugins.api import UsageError
 
 
 def record(seed, trials, method="hmn", protocol="dsa"):

@@ -25,7 +25,7 @@ from dd_plugins.api import (
     read_tensors,
     write_tensors,
 )
-from dd_plugins.api.files import write_stored
+from dd_plugins.api.stored import write_stored
 from dd_plugins.datasets import load_dataset
 from dd_plugins.parameterizations.pixel import Pixel
 

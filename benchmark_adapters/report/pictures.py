@@ -142,9 +142,9 @@ def _draw(
         draw.text((left, top), _fitting(name, width, font), INK, font)
         _paste(page, ours, layout.tile, left, top + LINE)
         if layout.real:
-            line = left + layout.synthetic * (layout.tile[0] + GAP) + MARGIN // 2 - GAP
-            draw.line([(line, top + LINE), (line, top + height - 1)], RULE, 2)
-            _paste(page, theirs, layout.tile, line + MARGIN // 2, top + LINE)
+            border = left + layout.synthetic * (layout.tile[0] + GAP) + MARGIN // 2 - GAP
+            draw.line([(border, top + LINE), (border, top + height - 1)], RULE, 2)
+            _paste(page, theirs, layout.tile, border + MARGIN // 2, top + LINE)
     return page
 
 

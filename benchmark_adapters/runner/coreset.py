@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark_adapters.runner.config import RunConfig, plugin_identity, resolve
 from benchmark_adapters.runner.find import find_run, read_record
-from benchmark_adapters.runner.parts import Options, load_real, same_data
+from benchmark_adapters.runner.parts import Options, data_source, load_real, same_data
 from benchmark_adapters.runner.pipeline import make_record, reload
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.prune import check_pruning, prune_container, unit_labels
@@ -116,6 +116,7 @@ def _source(
     real = load_real(config, options)
     container = load_stored(found.synthetic, trusted=config.parameterization.name)
     same_data(real, container, config.dataset)
+    container.data_source = data_source(config, real)
     return Source(container, config, made["name"], found.digest()), real
 
 
@@ -143,6 +144,7 @@ def _real_images(config: RunConfig, real: RealData, keep: float) -> Source:
     budget = StorageBudget(len(real.train) * prod(real.spec.image_shape))
     cls = registry.load("parameterization", REAL)
     container = cls(real.spec, budget, config.parameterization.settings, counts=[len(rows) for rows in by_class])
+    container.data_source = data_source(config, real)
     rows = torch.cat(by_class)
     container.to(rows.device).take(real.train, rows)
     return Source(container, config, "real images", f"real {real.spec.fingerprint}", real.train.index[rows].cpu())

@@ -13,7 +13,7 @@ import torch
 
 from benchmark_adapters.formats.base import Exported, Format
 from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.parts import Options, load_real
+from benchmark_adapters.runner.parts import Options, data_source, load_real
 from benchmark_adapters.runner.pipeline import make_record, reload
 from benchmark_adapters.runner.rescore import load_set
 from benchmark_adapters.runner.store import RunFolder, write_json
@@ -90,6 +90,7 @@ def import_set(
             f"of IPC {config.ipc} is {budget.elements}; without --ipc it is taken from the set"
         )
     container = registry.load("parameterization", CONTAINER)(real.spec, budget, counts=counts)
+    container.data_source = data_source(config, real)
     with torch.no_grad():
         container.images.copy_(images)
     folder = RunFolder(options.out / _run_id(images, targets, real, config.ipc))

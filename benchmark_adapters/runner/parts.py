@@ -11,7 +11,7 @@ import torch
 
 from benchmark_adapters.runner.config import RunConfig
 from dd_plugins import registry
-from dd_plugins.api import DataError, Network, Parameterization, RealData, StorageBudget
+from dd_plugins.api import DataError, DataSource, Network, Parameterization, RealData, StorageBudget
 from dd_plugins.datasets import load_dataset
 from dd_plugins.networks import build_network
 
@@ -44,11 +44,18 @@ def build_container(config: RunConfig, real: RealData, *, within: bool = False) 
     cls = registry.load("parameterization", config.parameterization.name)
     budget = StorageBudget.for_ipc(real.spec, config.ipc)
     made: Parameterization = cls(real.spec, budget, config.parameterization.settings)
+    made.data_source = data_source(config, real)
     if within or not config.over_budget:
         return made
     more = StorageBudget(budget.elements + int(Fraction(str(config.over_budget)) * budget.elements))
     larger: Parameterization = cls(real.spec, more, made.config)
+    larger.data_source = made.data_source
     return larger
+
+
+def data_source(config: RunConfig, real: RealData) -> DataSource:
+    """Which data set a run is made from, as its set will say."""
+    return DataSource(config.dataset, config.data, real.class_names)
 
 
 def network_factory(config: RunConfig, real: RealData, device: torch.device) -> Callable[[int], Network]:

@@ -65,7 +65,7 @@ def prune(
     within = build_container(config, real, within=True)
     before, keep = container.storage().elements, len(unit_labels(within)[0])
     note = prune_container(container, keep, larger.digest(), config, real, folder, options, reporter)
-    container.budget = within.budget
+    container.budget, container.data_source = within.budget, within.data_source
     ledger = container.storage()
     ledger.enforce(within.budget.scaled(container.oversize()), config.parameterization.name)
     container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)

@@ -1,21 +1,14 @@
 """All that a third party imports: the contracts, the data they pass, and the errors they raise."""
 
 from dd_plugins.api.config import PluginConfig, parse_config
-from dd_plugins.api.data import Dataset, DataSpec, RawData, RealData, Split
-from dd_plugins.api.files import (
-    StoredHeader,
-    locked,
-    read_stored,
-    read_tensors,
-    staged,
-    write_atomically,
-    write_tensors,
-)
+from dd_plugins.api.data import Dataset, DataSource, DataSpec, RawData, RealData, Split
+from dd_plugins.api.files import locked, read_tensors, staged, write_atomically, write_tensors
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context, DifferentiableObjective, Match, MatchingObjective, checked_match
 from dd_plugins.api.parameterization import Parameterization, Prior, Stage
 from dd_plugins.api.pruning import PruningStrategy
 from dd_plugins.api.storage import LedgerEntry, StorageBudget, StorageLedger
+from dd_plugins.api.stored import StoredHeader, read_stored
 from dd_plugins.api.synthetic import SyntheticSet
 from dd_plugins.errors import (
     AmbiguousPluginError,
@@ -43,6 +36,7 @@ __all__ = [
     "Context",
     "DDPluginsError",
     "DataError",
+    "DataSource",
     "DataSpec",
     "Dataset",
     "DifferentiableObjective",

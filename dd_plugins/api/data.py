@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,7 +62,7 @@ class DataSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
         """Rebuilds a spec from JSON, where tuples have become lists."""
-        names = {field.name for field in fields(cls)}
+        names = {one.name for one in fields(cls)}
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
         return cls(**known)
 
@@ -88,6 +88,25 @@ def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.d
     with torch.inference_mode(False):
         both = torch.tensor([mean, std], device=device).view(2, 1, -1, 1, 1)
     return both[0], both[1]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Which data set was loaded, in the words of who loaded it; stored with a set, so that it explains itself.
+
+    Attributes:
+        dataset: As for `load_dataset`: a name, ``folder:PATH``; a path is kept as it was written.
+        settings: Settings of the data set, such as ``{"size": 32}``.
+        class_names: One name a class, in the order of the labels; empty if nobody knows them.
+    """
+
+    dataset: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+
+    def names(self, num_classes: int) -> tuple[str, ...]:
+        """One name a class; their numbers, as text, where the names are not known."""
+        return self.class_names or tuple(map(str, range(num_classes)))
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,23 @@
-"""The file of a synthetic set: safetensors, with all that is no tensor as JSON in its header."""
+"""Files that are either whole or not there, locks, and files of tensors."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dd_plugins.api.data import DataSpec
-from dd_plugins.api.storage import StorageBudget
-from dd_plugins.errors import DataError, SyntheticFileError, UsageError
+from dd_plugins.errors import SyntheticFileError, UsageError
 
-FORMAT = 1
-KEY = "dd_plugins"
 POLL_SECONDS = 0.2  # between two looks at a lock
-MAX_CONFIG_BYTES = 4096  # a configuration is no place to store images
-
-
-@dataclass(frozen=True)
-class StoredHeader:
-    """What a stored set says about itself besides its tensors."""
-
-    plugin: str
-    config: dict[str, Any]
-    data: DataSpec
-    budget: StorageBudget
-    counts: tuple[int, ...]
 
 
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
@@ -141,36 +123,3 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise SyntheticFileError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise SyntheticFileError(f"{path}: truncated, or not a safetensors file ({error})") from None
-
-
-def write_stored(path: Path, tensors: Mapping[str, Tensor], header: StoredHeader) -> None:
-    """Writes a synthetic set."""
-    config = json.dumps(header.config, sort_keys=True)
-    if len(config.encode()) > MAX_CONFIG_BYTES:
-        raise UsageError(f"{header.plugin}: its configuration takes {len(config)} bytes, more than {MAX_CONFIG_BYTES}")
-    write_tensors(path, tensors, {KEY: json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)})
-
-
-def read_stored(path: Path) -> tuple[StoredHeader, dict[str, Tensor]]:
-    """Reads a synthetic set.
-
-    Raises:
-        SyntheticFileError: If the file is missing, truncated, foreign, or of a newer format.
-    """
-    tensors, metadata = read_tensors(path)
-    if KEY not in metadata:
-        raise SyntheticFileError(f"{path}: a safetensors file, but not a synthetic set written by dd-plugins")
-    try:
-        values = json.loads(metadata[KEY])
-        if values["format"] > FORMAT:
-            raise SyntheticFileError(f"{path}: format {values['format']} is newer than this release reads ({FORMAT})")
-        header = StoredHeader(
-            plugin=str(values["plugin"]),
-            config=dict(values["config"]),
-            data=DataSpec.from_dict(values["data"]),
-            budget=StorageBudget(int(values["budget"]["elements"])),
-            counts=tuple(int(count) for count in values["counts"]),
-        )
-    except (AttributeError, DataError, LookupError, TypeError, ValueError) as error:
-        raise SyntheticFileError(f"{path}: its header is damaged ({type(error).__name__}: {error})") from None
-    return header, tensors

@@ -12,12 +12,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dd_plugins.api.config import PluginConfig, parse_config
-from dd_plugins.api.data import DataSpec, RealData
-from dd_plugins.api.files import StoredHeader, read_stored, write_stored
+from dd_plugins.api.data import DataSource, DataSpec, RealData
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.api.storage import StorageBudget, StorageLedger
+from dd_plugins.api.stored import StoredHeader, read_stored, write_stored
 from dd_plugins.errors import BudgetTooSmall, PluginContractError, SyntheticFileError, UsageError
 
 DECODE_CHUNK = 1024  # images decoded at once where no graph is needed and no chunk size is set
@@ -54,6 +54,7 @@ class Parameterization(nn.Module, ABC):
         budget: The storage budget that :meth:`images_per_class` fills.
         config: The validated ``Config``.
         counts: Images of each class, in the order of the classes.
+        data_source: Which data set it is made from, and the names of its classes; kept in the file.
         labels: int64, ``(N,)``; derived from ``counts``, not stored.
         chunk_size: Images decoded with a graph at once; None for all.
         job: Shows how far a long :meth:`reset` is: ``with self.job("warm start", steps) as update: update(done)``.
@@ -91,6 +92,7 @@ class Parameterization(nn.Module, ABC):
         super().__init__()
         self.data, self.budget = data, budget
         self.config: PluginConfig = parse_config(type(self).Config, config, "parameterization")
+        self.data_source = DataSource()
         self.chunk_size: int | None = None
         self.job: StartJob = silent_job
         self._graph: tuple[Tensor, Tensor] | None = None
@@ -307,6 +309,7 @@ class Parameterization(nn.Module, ABC):
             data=self.data,
             budget=self.budget,
             counts=self.counts,
+            source=self.data_source,
         )
         write_stored(path, dict(self.state_dict()), header)
         return self.storage()
@@ -335,6 +338,7 @@ class Parameterization(nn.Module, ABC):
             if not torch.isfinite(tensors[name]).all():
                 raise SyntheticFileError(f"{path}: tensor {name} holds NaN or infinite values")
         made.load_state_dict(tensors)
+        made.data_source = header.source
         return made
 
     # ---- helpers ------------------------------------------------------------------------------------------------

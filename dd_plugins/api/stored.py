@@ -1,0 +1,143 @@
+"""The file of a synthetic set: safetensors, with all that is no tensor as JSON in its header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from dd_plugins.api.data import DataSource, DataSpec
+from dd_plugins.api.files import read_tensors, write_tensors
+from dd_plugins.api.storage import StorageBudget
+from dd_plugins.errors import DataError, SyntheticFileError, UsageError
+
+FORMAT = 1
+KEY = "dd_plugins"
+MAX_CONFIG_BYTES = 4096  # a configuration is no place to store images
+MAX_NAME, MAX_TEXT = 200, 4096  # characters of a class name, and of any other text in a header
+
+
+@dataclass(frozen=True)
+class StoredHeader:
+    """What a stored set says about itself besides its tensors.
+
+    Attributes:
+        plugin: The spec by which the registry finds the container's class.
+        config: Its settings.
+        data: The spec of the data set.
+        budget: The storage budget.
+        counts: Images of each class.
+        source: Which data set that was, with the names of its classes; empty in files of earlier releases.
+    """
+
+    plugin: str
+    config: dict[str, Any]
+    data: DataSpec
+    budget: StorageBudget
+    counts: tuple[int, ...]
+    source: DataSource = field(default_factory=DataSource)
+
+
+class _Part(BaseModel):
+    """Base of what is read from a header: exact types, finite numbers; keys of later releases are ignored."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Spec(_Part):
+    name: str = Field(max_length=MAX_TEXT)
+    num_classes: int = Field(ge=1)
+    image_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=3, max_length=3)
+    mean: list[float]
+    std: list[float]
+    mirror: bool = True
+    fingerprint: str = Field("", max_length=MAX_TEXT)
+    origin: str = Field("", max_length=MAX_TEXT)
+
+
+class _Budget(_Part):
+    elements: int = Field(ge=0)
+
+
+class _Source(_Part):
+    dataset: str = Field("", max_length=MAX_TEXT)
+    settings: dict[str, Any] = {}
+    class_names: list[Annotated[str, Field(max_length=MAX_NAME)]] = []
+
+
+class _Header(_Part):
+    """The JSON of a header."""
+
+    plugin: str = Field(max_length=MAX_TEXT)
+    config: dict[str, Any]
+    data: _Spec
+    budget: _Budget
+    counts: list[Annotated[int, Field(ge=1)]]
+    source: _Source = _Source()
+
+    @model_validator(mode="after")
+    def _one_for_each_class(self) -> Self:
+        classes, names = self.data.num_classes, len(self.source.class_names)
+        if len(self.counts) != classes or names not in (0, classes):
+            raise ValueError(f"{len(self.counts)} counts and {names} names for {classes} classes")
+        return self
+
+    def header(self) -> StoredHeader:
+        """The header that these values stand for."""
+        names = tuple(self.source.class_names)
+        return StoredHeader(
+            plugin=self.plugin,
+            config=self.config,
+            data=DataSpec.from_dict(self.data.model_dump()),
+            budget=StorageBudget(self.budget.elements),
+            counts=tuple(self.counts),
+            source=DataSource(self.source.dataset, self.source.settings, names),
+        )
+
+
+def write_stored(path: Path, tensors: Mapping[str, Tensor], header: StoredHeader) -> None:
+    """Writes a synthetic set.
+
+    Raises:
+        UsageError: If the settings of the container or of the data set take more than 4096 bytes.
+    """
+    for who, settings in ((header.plugin, header.config), (header.source.dataset, header.source.settings)):
+        nbytes = len(json.dumps(dict(settings), sort_keys=True).encode())
+        if nbytes > MAX_CONFIG_BYTES:
+            raise UsageError(f"{who}: its configuration takes {nbytes} bytes, more than {MAX_CONFIG_BYTES}")
+    names = tuple(_stored_name(name) for name in header.source.class_names)
+    header = replace(header, source=replace(header.source, class_names=names))
+    write_tensors(path, tensors, {KEY: json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)})
+
+
+def _stored_name(name: str) -> str:
+    """A class name as it is stored: cut to a length, and without what is no Unicode text."""
+    return name[:MAX_NAME].encode("utf-8", "replace").decode("utf-8")
+
+
+def read_stored(path: Path) -> tuple[StoredHeader, dict[str, Tensor]]:
+    """Reads a synthetic set. Files without a ``source``, of earlier releases, are read too.
+
+    Raises:
+        SyntheticFileError: If the file is missing, truncated, foreign, or of a newer format.
+    """
+    tensors, metadata = read_tensors(path)
+    if KEY not in metadata:
+        raise SyntheticFileError(f"{path}: a safetensors file, but not a synthetic set written by dd-plugins")
+    try:
+        values = json.loads(metadata[KEY])
+        if values["format"] > FORMAT:
+            raise SyntheticFileError(f"{path}: format {values['format']} is newer than this release reads ({FORMAT})")
+        header = _Header.model_validate(values).header()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SyntheticFileError(f"{path}: its header is damaged ({where}: {first['msg']})") from None
+    except (AttributeError, DataError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise SyntheticFileError(f"{path}: its header is damaged ({type(error).__name__}: {error})") from None
+    return header, tensors
