@@ -95,7 +95,7 @@ class ScoreContext:
 class Benchmark(ABC):
     """Scores synthetic sets; authors write :meth:`cells` and :meth:`score`."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int]  # declared by each plugin class itself: the release of this contract it is written for
     needs: ClassVar[str] = ""  # a module that it is no use without; the distribution has an extra of that name
     follows_protocol: ClassVar[bool] = False  # whether it scores by the protocol of the context
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long

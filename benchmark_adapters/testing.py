@@ -14,7 +14,7 @@ import torch
 from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
 from dd_plugins.api import RealData, StorageLedger, SyntheticSet, UsageError
 from dd_plugins.testing.checks import NotApplicable, Subject
-from dd_plugins.testing.common import check_documented, check_settings_are_described
+from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
 from dd_plugins.testing.subjects import global_generators_left_alone, made_up_data
 
 CLASSES = 6  # some benchmarks take a top-5 accuracy
@@ -80,6 +80,7 @@ def check_export_is_read_back(subject: Subject) -> None:
 
 CHECKS: list[Callable[[Subject], None]] = [
     check_documented,
+    check_declares_its_api_version,
     check_settings_are_described,
     check_cells,
     check_scores,

@@ -27,6 +27,10 @@ class PluginLoadError(UsageError):
     """A plugin is listed, but could not be imported or is not what it claims to be."""
 
 
+class UntrustedPluginError(UsageError):
+    """A file names code to import that the user has not named."""
+
+
 class ConfigError(UsageError):
     """A configuration key is unknown, or its value is not allowed."""
 

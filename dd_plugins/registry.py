@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Sequence
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
 from dd_plugins import names
-from dd_plugins.errors import AmbiguousPluginError, PluginLoadError, UnknownPluginError
+from dd_plugins.errors import (
+    AmbiguousPluginError,
+    DDPluginsError,
+    PluginLoadError,
+    UnknownPluginError,
+    UntrustedPluginError,
+)
+from dd_plugins.sources import API_VERSION, describe, source_of
 
 KINDS = ("parameterization", "objective", "pruning", "dataset", "network", "benchmark")
-API_VERSION = 1
 OWN = "dd-plugins"
 MODULE = "module"  # stands for the distribution of a plugin that is named as module:Class
 # Where each kind's base class lives: looked up when a plugin is loaded, never at a listing.
@@ -29,6 +37,41 @@ BASES = {
     "network": "dd_plugins.api:Network",
     "benchmark": "benchmark_adapters.base:Benchmark",
 }
+
+
+# A module:Class, alone or followed by the argument of a data set.
+_CLASS = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*)(?::.*)?", re.DOTALL)
+_trusted: set[str] = set()  # as torch.serialization keeps its safe globals
+
+
+def add_trusted(specs: Iterable[str]) -> None:
+    """Allows plugins that are named ``module:Class`` to be imported in this process.
+
+    An installed plugin is always allowed: installing it was the user's decision. Code that is only named, possibly by a
+    record, a configuration file or a stored set from somebody else, is not. The command calls this with what its own
+    arguments name.
+
+    Args:
+        specs: ``module:Class`` each, as plugins are named; a data set's argument is ignored.
+    """
+    _trusted.update(match[1] for spec in specs if (match := _CLASS.fullmatch(spec)))
+
+
+@contextmanager
+def trusted(*specs: str) -> Iterator[None]:
+    """A scope within which plugins that are named ``module:Class`` may be imported, as `add_trusted` allows them."""
+    before = set(_trusted)
+    add_trusted(specs)
+    try:
+        yield
+    finally:
+        _trusted.intersection_update(before)
+
+
+def classes_named_in(arguments: Iterable[str]) -> list[str]:
+    """Every ``module:Class`` among the arguments of a command: ``--param m:C``, ``--set network.name=m:C``, ..."""
+    words = [word for text in arguments for word in re.split(r"[\s,'\"{}\[\]]+", text.rpartition("=")[2])]
+    return [match[1] for word in words if (match := _CLASS.fullmatch(word))]
 
 
 @dataclass(frozen=True)
@@ -58,7 +101,7 @@ class PluginInfo:
     def source(self) -> Path | None:
         """The file that defines the class, found without importing it; None if there is none."""
         module = self.value.partition(":")[0]
-        return _source_of(module)
+        return source_of(module)
 
     def status(self) -> tuple[str, str]:
         """What a list shows, read from the source without importing it.
@@ -70,7 +113,7 @@ class PluginInfo:
         path = self.source()
         if path is None:
             return "broken", f"there is no module {self.value.partition(':')[0]}"
-        status, line, needs = _describe(path, self.value.partition(":")[2])
+        status, line, needs = describe(path, self.value.partition(":")[2])
         if needs and importlib.util.find_spec(needs.partition(".")[0]) is None:
             return "missing", f"pip install '{self.distribution}[{needs}]'"
         return status, line
@@ -147,54 +190,116 @@ def canonical(kind: str, spec: str) -> str:
 
 def base_of(kind: str) -> type[Any]:
     """The base class of a kind; imports it."""
-    found: type[Any] = _import(BASES[kind])
+    module, _, name = BASES[kind].partition(":")
+    found: type[Any] = getattr(importlib.import_module(module), name)
     return found
 
 
 def load(kind: str, spec: str) -> type[Any]:
-    """Imports the class behind a spec and checks that it is what it claims to be.
+    """Imports the class that a spec names and checks that it is a plugin of this kind.
 
     Raises:
+        UntrustedPluginError: If ``spec`` is a ``module:Class`` that nothing but a file has named (see `add_trusted`).
         PluginLoadError: With the distribution, its version, the entry point and the original cause.
     """
     info = find(kind, spec)
     who = f"{kind} {spec!r} ({info.distribution} {info.version}, {info.value})".replace(" ,", ",")
-    try:
-        loaded = _import(info.value)
-        base = base_of(kind)
-    except (Exception, SystemExit) as error:  # whatever a third party's import raises
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PluginLoadError(f"{who} cannot be imported: {cause}") from error
+    loaded = _import(info.value, who, installed=info.distribution != MODULE)
+    base = base_of(kind)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise PluginLoadError(f"{who}: expected a subclass of {base.__name__}, but found {loaded!r}")
-    version = getattr(loaded, "api_version", None)
-    if version != API_VERSION:
-        raise PluginLoadError(f"{who}: written for API version {version}, but this release offers {API_VERSION}")
+    if problem := contract_problem(loaded):
+        raise PluginLoadError(f"{who}: {problem}")
     return loaded
 
 
-def load_class(spec: str) -> type[Any]:
-    """The class behind ``module:Class``, of whatever kind.
+def create(kind: str, spec: str, *args: Any, **kwargs: Any) -> Any:
+    """Loads a plugin and constructs it.
 
     Raises:
+        PluginLoadError: If its constructor fails for a reason of its own; names the place in its source.
+        DDPluginsError: Whatever it raises on purpose, and everything that `load` raises.
+    """
+    loaded = load(kind, spec)
+    try:
+        return loaded(*args, **kwargs)
+    except (DDPluginsError, MemoryError):
+        raise
+    except Exception as error:  # whatever a third party's constructor raises
+        if is_out_of_memory(error):
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        raise PluginLoadError(f"{kind} {spec!r} cannot be constructed: {_one_line(error)} ({place})") from error
+
+
+def load_class(spec: str) -> type[Any]:
+    """The class that ``module:Class`` names, of whatever kind.
+
+    Raises:
+        UntrustedPluginError: If nothing but a file has named it (see `add_trusted`).
         PluginLoadError: With the original cause.
     """
-    try:
-        loaded = _import(spec)
-    except (Exception, SystemExit) as error:  # whatever a third party's import raises
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PluginLoadError(f"{spec} cannot be imported: {cause}") from error
+    loaded = _import(spec, spec, installed=False)
     if not isinstance(loaded, type):
         raise PluginLoadError(f"{spec}: expected a class, but found {loaded!r}")
     return loaded
 
 
-def _import(value: str) -> Any:
-    module, _, names = value.partition(":")
-    found: Any = importlib.import_module(module)
-    for name in names.split("."):
-        found = getattr(found, name)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator gave up: Python's, numpy's, or torch's on the CPU or on a GPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's; naming the class would import torch
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
+def _import(value: str, who: str, installed: bool) -> Any:
+    """The object that ``module:name`` names: the one place that imports a plugin, and that refuses to."""
+    if not installed and not _CLASS.fullmatch(value):
+        raise PluginLoadError(f"{who} cannot be imported: expected module:Class")
+    if not installed and value not in _trusted:
+        raise UntrustedPluginError(
+            f"{who} is not an installed plugin, and a file alone does not decide what is imported; if you trust that "
+            f"code, name it: --trust {value}"
+        )
+    module, _, path = value.partition(":")
+    try:
+        if not installed:
+            _make_importable(module)
+        found: Any = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except (Exception, SystemExit) as error:  # whatever a third party's import raises
+        raise PluginLoadError(f"{who} cannot be imported: {_one_line(error)}") from error
     return found
+
+
+def _make_importable(module: str) -> None:
+    """Puts the current folder at the end of the path, for a plugin under development that is in it."""
+    top = module.partition(".")[0]
+    if importlib.util.find_spec(top) is None and (Path(f"{top}.py").is_file() or Path(top).is_dir()):
+        sys.path.append(str(Path.cwd()))
+
+
+def contract_problem(loaded: type[Any]) -> str:
+    """Why a class is no plugin of this release; empty if it is one."""
+    from dd_plugins.api.config import PluginConfig  # pydantic takes a while to import
+
+    version = vars(loaded).get("api_version")
+    if version is None:
+        return f"does not declare the API version that it was written for: api_version = {API_VERSION} in its class"
+    if type(version) is not int or version != API_VERSION:
+        return f"written for API version {version!r}, but this release offers {API_VERSION}"
+    config = getattr(loaded, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, PluginConfig)):
+        return f"expected its Config to be a subclass of PluginConfig, but found {config!r}"
+    return ""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _target(entry: EntryPoint) -> str:
@@ -209,46 +314,30 @@ def _stated(entry: EntryPoint, key: str) -> str:
 
 
 def _entry_points(group: str) -> list[EntryPoint]:
-    return list(entry_points(group=group))
-
-
-def _source_of(module: str) -> Path | None:
-    top, *rest = module.split(".")
     try:
-        spec = importlib.util.find_spec(top)  # a top-level name: nothing is executed
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    if not rest:
-        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-    for folder in spec.submodule_search_locations or ():
-        base = Path(folder).joinpath(*rest)
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
-            if path.is_file():
-                return path
-    return None
+        return list(entry_points(group=group))
+    except Exception:  # one distribution's metadata are damaged: the others still count
+        return [entry for entries, _ in _entry_points_by_distribution() for entry in entries if entry.group == group]
 
 
-@lru_cache(maxsize=256)
-def _describe(path: Path, names: str) -> tuple[str, str, str]:
-    """Status, one line, and the module that the class needs."""
+def damaged_distributions() -> list[tuple[str, str]]:
+    """Installed distributions whose entry points cannot be read, each with the cause; their plugins are not listed."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, OSError, ValueError) as error:
-        return "broken", f"{type(error).__name__}: {error}", ""
-    body = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    node = body.get(names.partition(".")[0])
-    text = ast.get_docstring(node) if node else ast.get_docstring(tree)
-    return "ok", (text or "").strip().partition("\n")[0], _needs(node)
+        entry_points(group=f"dd_plugins.{KINDS[0]}")
+    except Exception:
+        return [damage for _, damage in _entry_points_by_distribution() if damage is not None]
+    return []
 
 
-def _needs(node: ast.ClassDef | None) -> str:
-    for line in node.body if node else ():
-        targets = (
-            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
-        )
-        named = any(isinstance(target, ast.Name) and target.id == "needs" for target in targets)
-        if named and isinstance(value := getattr(line, "value", None), ast.Constant):
-            return str(value.value)
-    return ""
+def _entry_points_by_distribution() -> Iterator[tuple[list[EntryPoint], tuple[str, str] | None]]:
+    """The entry points of each distribution, the first of a name alone; or its place and why they cannot be read."""
+    seen: set[str] = set()
+    for distribution in distributions():
+        place = str(getattr(distribution, "_path", "?"))
+        try:
+            name = str(distribution.metadata["Name"])
+            if name not in seen:
+                yield list(distribution.entry_points), None
+            seen.add(name)
+        except Exception as error:
+            yield [], (place, _one_line(error))

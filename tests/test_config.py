@@ -9,6 +9,7 @@ import yaml
 from benchmark_adapters.evaluator import load_protocol
 from benchmark_adapters.runner.config import RunConfig, resolve
 from benchmark_adapters.runner.methods import load_method
+from dd_plugins import registry
 from dd_plugins.api import ConfigError, UsageError
 
 FINGERPRINT = "0123456789abcdef"
@@ -238,5 +239,6 @@ def test_the_source_of_a_plugin_under_development_is_in_the_run_id(tmp_path, mon
     ids = []
     for size in (1, 2, 1):
         file.write_text(f"from dd_plugins.parameterizations.pixel import Pixel as Mine\nSIZE = {size}\n")
-        ids.append(_id({"parameterization": "in_the_making:Mine"}))
+        with registry.trusted("in_the_making:Mine"):
+            ids.append(_id({"parameterization": "in_the_making:Mine"}))
     assert ids[0] == ids[2] != ids[1]

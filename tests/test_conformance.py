@@ -153,7 +153,7 @@ def test_the_command_prints_a_table_and_exits_with_3(capsys, monkeypatch):
     assert command("check", "wrong_plugins:HalfStages") == 3
     printed = capsys.readouterr().out
     assert "the shares of its stages add up to 0.5" in printed
-    assert "14 passed, 1 failed, 1 skipped" in printed
+    assert "15 passed, 1 failed, 1 skipped" in printed
     assert command("check", "wrong_plugins:Mixture", "--set", "rank=4") == 0
     assert command("check", "pixel") == 0
 

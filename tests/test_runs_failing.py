@@ -33,12 +33,16 @@ from dd_plugins.parameterizations.pixel import Pixel
 class NanAtThree(DifferentiableObjective):
     """Diverges at step 3."""
 
+    api_version = 1
+
     def loss(self, images, targets, step):
         return images.square().mean() * (math.nan if step == 3 else 1)
 
 
 class InfiniteGradient(MatchingObjective):
     """A finite loss whose gradient is not."""
+
+    api_version = 1
 
     def match(self, images, targets, step):
         return Match(images.mean(), torch.full_like(images, math.inf if step == 2 else 0.0))
@@ -47,6 +51,8 @@ class InfiniteGradient(MatchingObjective):
 class Faulty(DifferentiableObjective):
     """Raises an error of its own."""
 
+    api_version = 1
+
     def loss(self, images, targets, step):
         raise ZeroDivisionError("a plugin's own fault")
 
@@ -54,6 +60,7 @@ class Faulty(DifferentiableObjective):
 class Breaks(Pixel):
     """Becomes infinite behind the last step, where no loss tells."""
 
+    api_version = 1
     calls = 0
 
     def project(self):
@@ -65,12 +72,16 @@ class Breaks(Pixel):
 class Greedy(Pixel):
     """Takes twice its budget."""
 
+    api_version = 1
+
     def images_per_class(self):
         return 2 * super().images_per_class()
 
 
 class Replaces(Pixel):
     """Allocates anew in reset."""
+
+    api_version = 1
 
     def reset(self, generator, real):
         super().reset(generator, real)
@@ -283,6 +294,8 @@ def test_a_folder_of_runs_that_is_a_file(tmp_path, capsys):
 class Forgetful(Pixel):
     """Keeps a part of its images outside what is stored."""
 
+    api_version = 1
+
     def reset(self, generator, real):
         super().reset(generator, real)
         self.shift = 1.0
@@ -299,6 +312,8 @@ def test_a_container_whose_file_gives_other_images_is_no_result(tmp_path):
 
 class Lost(Forgetful):
     """Needs what only its reset makes."""
+
+    api_version = 1
 
     def _decode(self, index):
         return Pixel._decode(self, index) + self.shift

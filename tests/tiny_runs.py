@@ -15,6 +15,7 @@ from benchmark_adapters.runner import pipeline
 from benchmark_adapters.runner.config import resolve
 from benchmark_adapters.runner.parts import Options
 from benchmark_adapters.runner.progress import Reporter
+from dd_plugins import registry
 
 PARTS = ["network.width=8", "parameterization.warm_start_steps=5"]
 OBJECTIVE = ["objective.network_updates=1", "objective.max_updates=10", "objective.batch_real=8"]
@@ -25,7 +26,8 @@ WORDS = ["run", "--param", "hmn", "--steps", "6", "--device", "cpu", *(f"--set={
 
 
 def run(out, flags=None, assignments=TINY, **options):
-    """Makes a run in this process and returns its record as JSON has it."""
+    """Makes a run in this process, as the command does, and returns its record as JSON has it."""
+    registry.add_trusted(registry.classes_named_in([*map(str, (flags or {}).values()), *assignments]))
     config = resolve({**FLAGS, **(flags or {})}, assignments)
     record = pipeline.run(config, Options(out, torch.device("cpu"), **options), Reporter(Console(quiet=True)))
     return json.loads(json.dumps(record))

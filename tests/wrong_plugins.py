@@ -44,6 +44,8 @@ class Undescribed(PluginConfig):
 class Mixture(Parameterization):
     """Mixtures of a few shared images."""
 
+    api_version = 1
+
     class Config(PluginConfig):
         """Settings."""
 
@@ -69,22 +71,28 @@ class Mixture(Parameterization):
 class Prunable(Mixture):
     """Mixtures of a few shared images, each of which can be dropped."""
 
+    api_version = 1
+
     def _keep(self, index):
         self.weights = nn.Parameter(self.weights.detach()[index])
 
 
 class Mute(Mixture):
+    api_version = 1
     pass
 
 
 class Unsettled(Mixture):
     """A setting has no description."""
 
+    api_version = 1
     Config = Undescribed
 
 
 class Greedy(Mixture):
     """Stores an image of each class too many."""
+
+    api_version = 1
 
     def images_per_class(self):
         return super().images_per_class() + 1
@@ -92,6 +100,8 @@ class Greedy(Mixture):
 
 class DrawsInBuild(Mixture):
     """Draws where it only shall allocate."""
+
+    api_version = 1
 
     def build(self, num_images):
         super().build(num_images)
@@ -101,6 +111,8 @@ class DrawsInBuild(Mixture):
 class SeedsItself(Mixture):
     """Begins in another way every time."""
 
+    api_version = 1
+
     def reset(self, generator, real):
         generator = torch.Generator()
         generator.manual_seed(time.perf_counter_ns() % 2**62)
@@ -109,6 +121,8 @@ class SeedsItself(Mixture):
 
 class AddsToTheLast(Mixture):
     """Begins with what is there already."""
+
+    api_version = 1
 
     @torch.no_grad()
     def reset(self, generator, real):
@@ -120,6 +134,8 @@ class AddsToTheLast(Mixture):
 class Unordered(Mixture):
     """Its images are not ordered by class."""
 
+    api_version = 1
+
     def build(self, num_images):
         super().build(num_images)
         self.labels = self.labels.flip(0)
@@ -128,12 +144,16 @@ class Unordered(Mixture):
 class Companions(Mixture):
     """An image depends on how many are decoded beside it."""
 
+    api_version = 1
+
     def _decode(self, index):
         return super()._decode(index) + 0.01 * len(index)
 
 
 class DrawsInDecode(Mixture):
     """Draws while it decodes."""
+
+    api_version = 1
 
     def _decode(self, index):
         torch.rand(1)
@@ -142,6 +162,8 @@ class DrawsInDecode(Mixture):
 
 class Idle(Mixture):
     """Stores a number that no image depends on."""
+
+    api_version = 1
 
     def images_per_class(self):
         return super().images_per_class() - 1
@@ -154,6 +176,8 @@ class Idle(Mixture):
 class ChunkPenalty(Mixture):
     """Its penalty is a mean over whatever is decoded at once."""
 
+    api_version = 1
+
     def regularize(self, images, index):
         return 10 * images.square().mean()
 
@@ -161,12 +185,16 @@ class ChunkPenalty(Mixture):
 class TwiceInGroups(Mixture):
     """The optimizer gets one tensor in two groups."""
 
+    api_version = 1
+
     def parameter_groups(self):
         return [*super().parameter_groups(), {"params": [self.weights]}]
 
 
 class Forgetful(Mixture):
     """Needs a tensor that is not stored."""
+
+    api_version = 1
 
     def build(self, num_images):
         super().build(num_images)
@@ -183,12 +211,16 @@ class Forgetful(Mixture):
 class ChangesTheKept(Mixture):
     """Images that are kept change."""
 
+    api_version = 1
+
     def _keep(self, index):
         self.weights = nn.Parameter(1.01 * self.weights.detach()[index])
 
 
 class Stuck(Mixture):
     """Holds a tensor that does not move along."""
+
+    api_version = 1
 
     def build(self, num_images):
         super().build(num_images)
@@ -201,6 +233,8 @@ class Stuck(Mixture):
 class HalfStages(Mixture):
     """The shares of its stages do not add up."""
 
+    api_version = 1
+
     def stages(self):
         return (Stage("main", 0.5),)
 
@@ -210,6 +244,8 @@ class HalfStages(Mixture):
 
 class MeanFeatures(DifferentiableObjective):
     """Mean features of each class under a fresh network."""
+
+    api_version = 1
 
     class Config(PluginConfig):
         """Settings."""
@@ -236,17 +272,21 @@ class MeanFeatures(DifferentiableObjective):
 
 
 class MuteObjective(MeanFeatures):
+    api_version = 1
     pass
 
 
 class UnsettledObjective(MeanFeatures):
     """A setting has no description."""
 
+    api_version = 1
     Config = Undescribed
 
 
 class KeepsTheGraph(MeanFeatures):
     """Returns a loss with its graph."""
+
+    api_version = 1
 
     def match(self, images, targets, step):
         leaf = images.detach().requires_grad_()
@@ -258,6 +298,8 @@ class KeepsTheGraph(MeanFeatures):
 class HalvesTheGradient(MeanFeatures):
     """Its gradient is that of half its loss."""
 
+    api_version = 1
+
     def match(self, images, targets, step):
         found = super().match(images, targets, step)
         return Match(found.loss, found.image_grad / 2)
@@ -266,11 +308,14 @@ class HalvesTheGradient(MeanFeatures):
 class SaysItsGradientIsInexact(HalvesTheGradient):
     """Its gradient is that of half its loss, and it says so."""
 
+    api_version = 1
     inexact = "half of it is left out"
 
 
 class InFloat32(MeanFeatures):
     """Takes float32 for granted."""
+
+    api_version = 1
 
     def loss(self, images, targets, step):
         return super().loss(images.float(), targets, step)
@@ -279,6 +324,8 @@ class InFloat32(MeanFeatures):
 class RoundsItsLoss(MeanFeatures):
     """Tells its loss in float32."""
 
+    api_version = 1
+
     def loss(self, images, targets, step):
         return super().loss(images, targets, step).float()
 
@@ -286,12 +333,16 @@ class RoundsItsLoss(MeanFeatures):
 class ForColour(MeanFeatures):
     """Takes three channels for granted."""
 
+    api_version = 1
+
     def loss(self, images, targets, step):
         return super().loss(images, targets, step) + images[:, 2].square().mean()
 
 
 class RefusesGrey(ForColour):
     """Takes three channels, and says so."""
+
+    api_version = 1
 
     def check(self, targets, groups, network):
         if self.data.image_shape[0] != 3:
@@ -301,6 +352,8 @@ class RefusesGrey(ForColour):
 class SelectsTwice(MeanFeatures):
     """Selects an image twice."""
 
+    api_version = 1
+
     def select(self, step):
         return torch.cat([super().select(step), torch.tensor([0])])
 
@@ -308,11 +361,14 @@ class SelectsTwice(MeanFeatures):
 class LeavesAClassOut(MeanFeatures):
     """Never looks at the first class."""
 
+    api_version = 1
     skipped = (0,)
 
 
 class Writes(MeanFeatures):
     """Writes into the images that it is given."""
+
+    api_version = 1
 
     def match(self, images, targets, step):
         found = super().match(images, targets, step)
@@ -323,6 +379,8 @@ class Writes(MeanFeatures):
 class DrawsGlobally(MeanFeatures):
     """Draws from the global generator."""
 
+    api_version = 1
+
     def match(self, images, targets, step):
         torch.rand(1)
         return super().match(images, targets, step)
@@ -330,6 +388,8 @@ class DrawsGlobally(MeanFeatures):
 
 class ForgetsItsState(MeanFeatures):
     """Its state says nothing of its generator."""
+
+    api_version = 1
 
     def state_dict(self):
         return {}
@@ -343,6 +403,8 @@ class ForgetsItsState(MeanFeatures):
 
 class Distance(PruningStrategy):
     """Keeps the images that are nearest to the mean of their class."""
+
+    api_version = 1
 
     class Config(PluginConfig):
         """Settings."""
@@ -363,11 +425,14 @@ class Distance(PruningStrategy):
 
 
 class MutePruning(Distance):
+    api_version = 1
     pass
 
 
 class UnsettledPruning(Distance):
     """A setting has no description."""
+
+    api_version = 1
 
     class Config(PluginConfig):
         """Settings."""
@@ -378,12 +443,16 @@ class UnsettledPruning(Distance):
 class ScoresInAColumn(Distance):
     """Its scores are a matrix."""
 
+    api_version = 1
+
     def score(self, images, context):
         return super().score(images, context)[:, None]
 
 
 class ScoresByChance(Distance):
     """Draws from the global generator."""
+
+    api_version = 1
 
     def score(self, images, context):
         torch.rand(1)
@@ -392,6 +461,8 @@ class ScoresByChance(Distance):
 
 class WritesWhileScoring(Distance):
     """Changes the images that it scores."""
+
+    api_version = 1
 
     def score(self, images, context):
         found = super().score(images, context)
@@ -402,12 +473,16 @@ class WritesWhileScoring(Distance):
 class Unsorted(Distance):
     """Selects in descending order."""
 
+    api_version = 1
+
     def select(self, score, targets, num_keep):
         return super().select(score, targets, num_keep).flip(0)
 
 
 class NeedsDifferentScores(Distance):
     """Keeps what is below a threshold, of equal scores nothing."""
+
+    api_version = 1
 
     def select(self, score, targets, num_keep):
         index = super().select(score, targets, num_keep)
@@ -416,6 +491,8 @@ class NeedsDifferentScores(Distance):
 
 class NoCandidate(Distance):
     """Has no candidate."""
+
+    api_version = 1
 
     def candidates(self):
         return ()
@@ -426,6 +503,8 @@ class NoCandidate(Distance):
 
 class Small(Network):
     """Two convolutions."""
+
+    api_version = 1
 
     class Config(Network.Config):
         """Settings."""
@@ -453,11 +532,14 @@ class Small(Network):
 
 
 class MuteNetwork(Small):
+    api_version = 1
     pass
 
 
 class UnsettledNetwork(Small):
     """A setting has no description."""
+
+    api_version = 1
 
     class Config(Network.Config):
         """Settings."""
@@ -468,11 +550,14 @@ class UnsettledNetwork(Small):
 class OneLogitTooMany(Small):
     """Has a logit too many for some images."""
 
+    api_version = 1
     extra = 1
 
 
 class IdleWeight(Small):
     """Has a parameter that nothing depends on."""
+
+    api_version = 1
 
     def __init__(self, image_shape, num_classes, config=None):
         super().__init__(image_shape, num_classes, config)
@@ -495,12 +580,16 @@ class Once(torch.autograd.Function):
 class DifferentiableOnce(Small):
     """Cannot be differentiated twice."""
 
+    api_version = 1
+
     def forward(self, images):
         return self.classifier(Once.apply(self.embed(images)))
 
 
 class SeedsItsWeights(Small):
     """Its weights are others every time."""
+
+    api_version = 1
 
     def __init__(self, image_shape, num_classes, config=None):
         super().__init__(image_shape, num_classes, config)
@@ -512,6 +601,8 @@ class SeedsItsWeights(Small):
 class DrawsInEvaluation(Small):
     """Draws in evaluation mode."""
 
+    api_version = 1
+
     def forward(self, images):
         if not self.training:
             torch.rand(1)
@@ -520,6 +611,8 @@ class DrawsInEvaluation(Small):
 
 class MapsAsFeatures(Small):
     """Its features are maps."""
+
+    api_version = 1
 
     def embed(self, images):
         return self.features(images)
@@ -530,6 +623,8 @@ class MapsAsFeatures(Small):
 
 class WritesIntoImages(Small):
     """Writes into its input."""
+
+    api_version = 1
 
     def forward(self, images):
         logits = super().forward(images)
@@ -544,6 +639,7 @@ class WritesIntoImages(Small):
 class Squares(Dataset):
     """Four classes of grey noise."""
 
+    api_version = 1
     dtype, shared = torch.uint8, 0
 
     def read(self, root, cache):
@@ -555,11 +651,14 @@ class Squares(Dataset):
 
 
 class MuteData(Squares):
+    api_version = 1
     pass
 
 
 class UnsettledData(Squares):
     """A setting has no description."""
+
+    api_version = 1
 
     class Config(PluginConfig):
         """Settings."""
@@ -570,17 +669,21 @@ class UnsettledData(Squares):
 class Floats(Squares):
     """Its images are no bytes."""
 
+    api_version = 1
     dtype = torch.float32
 
 
 class TestsOnTraining(Squares):
     """Some of its test images are training images."""
 
+    api_version = 1
     shared = 8
 
 
 class ReadsAnew(Squares):
     """Draws from the global generator."""
+
+    api_version = 1
 
     def read(self, root, cache):
         torch.rand(1)
@@ -593,6 +696,7 @@ class ReadsAnew(Squares):
 class Means(Benchmark):
     """Accuracy of the nearest mean of each class, with noise of a seed."""
 
+    api_version = 1
     metric, shift, protocol = "accuracy", 0.0, "means"
 
     def cells(self):
@@ -621,17 +725,21 @@ class Means(Benchmark):
 
 
 class MuteBenchmark(Means):
+    api_version = 1
     pass
 
 
 class UnsettledBenchmark(Means):
     """A setting has no description."""
 
+    api_version = 1
     Config = Undescribed
 
 
 class OneCellTwice(Means):
     """Names a cell twice."""
+
+    api_version = 1
 
     def cells(self):
         return [*super().cells(), *super().cells()]
@@ -640,11 +748,14 @@ class OneCellTwice(Means):
 class NoMetric(Means):
     """Does not say what it measures."""
 
+    api_version = 1
     metric = ""
 
 
 class WritesIntoTheSet(Means):
     """Changes the set that it scores."""
+
+    api_version = 1
 
     def score(self, synthetic, cell, context):
         found = super().score(synthetic, cell, context)
@@ -654,6 +765,8 @@ class WritesIntoTheSet(Means):
 
 class ScoresByClock(Means):
     """Scores the same set in another way every time."""
+
+    api_version = 1
 
     def score(self, synthetic, cell, context):
         shift = time.perf_counter_ns() % 10**9 / 1e9
@@ -666,6 +779,8 @@ class ScoresByClock(Means):
 class RepeatsTrials(Means):
     """Does what is known again."""
 
+    api_version = 1
+
     def score(self, synthetic, cell, context):
         context.known.clear()
         return super().score(synthetic, cell, context)
@@ -674,13 +789,41 @@ class RepeatsTrials(Means):
 class ExportsAnother(Means):
     """What it exports are other images."""
 
+    api_version = 1
     shift = 1.0
 
 
 GOOD = [Mixture, Prunable, MeanFeatures, Distance, Small, Squares, Means]
+
+
+class UndeclaredParameterization(Mixture):
+    """Declares no API version of its own."""
+
+
+class UndeclaredObjective(MeanFeatures):
+    """Declares no API version of its own."""
+
+
+class UndeclaredPruning(Distance):
+    """Declares no API version of its own."""
+
+
+class UndeclaredNetwork(Small):
+    """Declares no API version of its own."""
+
+
+class UndeclaredDataset(Squares):
+    """Declares no API version of its own."""
+
+
+class UndeclaredBenchmark(Means):
+    """Declares no API version of its own."""
+
+
 WRONG = {
     "parameterization": {
         "documented": Mute,
+        "declares_its_api_version": UndeclaredParameterization,
         "settings_are_described": Unsettled,
         "fits_its_budget_at_every_ipc": Greedy,
         "build_draws_nothing": DrawsInBuild,
@@ -699,6 +842,7 @@ WRONG = {
     },
     "objective": {
         "documented": MuteObjective,
+        "declares_its_api_version": UndeclaredObjective,
         "settings_are_described": UnsettledObjective,
         "matches_are_well_formed": KeepsTheGraph,
         "gradient_is_that_of_the_loss": HalvesTheGradient,
@@ -710,6 +854,7 @@ WRONG = {
     },
     "pruning": {
         "documented": MutePruning,
+        "declares_its_api_version": UndeclaredPruning,
         "settings_are_described": UnsettledPruning,
         "scores": ScoresInAColumn,
         "scoring_is_seeded": ScoresByChance,
@@ -720,6 +865,7 @@ WRONG = {
     },
     "network": {
         "documented": MuteNetwork,
+        "declares_its_api_version": UndeclaredNetwork,
         "settings_are_described": UnsettledNetwork,
         "logits": OneLogitTooMany,
         "every_parameter_gets_a_gradient": IdleWeight,
@@ -731,6 +877,7 @@ WRONG = {
     },
     "dataset": {
         "documented": MuteData,
+        "declares_its_api_version": UndeclaredDataset,
         "settings_are_described": UnsettledData,
         "images_and_labels": Floats,
         "no_test_image_is_trained_on": TestsOnTraining,
@@ -738,6 +885,7 @@ WRONG = {
     },
     "benchmark": {
         "documented": MuteBenchmark,
+        "declares_its_api_version": UndeclaredBenchmark,
         "settings_are_described": UnsettledBenchmark,
         "cells": OneCellTwice,
         "scores": NoMetric,

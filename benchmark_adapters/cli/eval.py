@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.options import Assignments, BenchmarkName, DataRoot, Device, FullData, Out, names_of
+from benchmark_adapters.cli.options import Assignments, BenchmarkName, DataRoot, Device, FullData, Out, Trust, names_of
 
 EPILOG = """
 **Examples**
@@ -38,7 +38,6 @@ def evaluate(
     protocol: Annotated[str | None, typer.Option(help="How it is scored; by default as the run was.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Networks trained on the set.")] = None,
     dataset: Annotated[str | None, typer.Option(help="The real data, for a FILE; by default as the file says.")] = None,
-    param: Annotated[str | None, typer.Option(help="A module:Class that the file may import.")] = None,
     metric: Annotated[
         Metric, typer.Option(help="accuracy; or crfd, the class-relevant feature distance, which trains no network.")
     ] = Metric.accuracy,
@@ -47,6 +46,7 @@ def evaluate(
     assignments: Assignments = None,
     device: Device = None,
     data_root: DataRoot = None,
+    trust: Trust = None,
     out: Out = Path("runs"),
 ) -> None:
     """Score a stored set again: the set is rebuilt from its file alone."""
@@ -68,7 +68,7 @@ def evaluate(
     if metric is Metric.crfd:
         if idle := [f"--{name}" for name, value in alone.items() if value]:
             raise UsageError(f"--metric crfd trains no network on the set: {', '.join(idle)} would have no effect")
-        values = crfd(stored, networks, dataset, param, assignments or [], options, Reporter(console))
+        values = crfd(stored, networks, dataset, assignments or [], options, Reporter(console))
         for name, (value, variant) in zip(networks, values, strict=True):
             judge = f" ({name})" if name else ""
             said = f"class-relevant feature distance to the real training images{judge}: {value:.6g}"
@@ -89,9 +89,9 @@ def evaluate(
         if len(networks) > 1:
             raise UsageError("--benchmark takes one network at a time")
         for name, each in made.items():
-            record = score_by(name, each, stored, dataset, param, options, Reporter(console), protocol, network, own)
+            record = score_by(name, each, stored, dataset, options, Reporter(console), protocol, network, own)
         console.print(benchmarks_table(record))
         return
-    record, scores, ipc = rescore(stored, networks, protocol, dataset, param, own, options, Reporter(console))
+    record, scores, ipc = rescore(stored, networks, protocol, dataset, own, options, Reporter(console))
     for score in scores:
         console.print(score_table(record, score, ipc))

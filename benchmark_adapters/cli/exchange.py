@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.options import Assignments, DataRoot, Dataset, Out
+from benchmark_adapters.cli.options import Assignments, DataRoot, Dataset, Out, Trust
 
 EXPORT_EPILOG = """
 **Examples**
@@ -44,8 +44,8 @@ def export_run(
         typer.Option(help="dc-bench alone: whose place it takes, dc, dsa, dm, tm, random or kmeans.  [default: dm]"),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="The real data, for a FILE; by default as the file says.")] = None,
-    param: Annotated[str | None, typer.Option(help="A module:Class that the file may import.")] = None,
     data_root: DataRoot = None,
+    trust: Trust = None,
     out: Out = Path("runs"),
 ) -> None:
     """Write the decoded images of a stored set in a format that others read."""
@@ -56,7 +56,7 @@ def export_run(
 
     form = load_format(to, {"layout": layout} if layout else {}, to_export=True)
     with _said_of_an_interrupt("interrupted; nothing was written"):
-        written = export_set(stored, form, root, dataset, param, Options(out, choose_device("cpu"), data_root))
+        written = export_set(stored, form, root, dataset, Options(out, choose_device("cpu"), data_root))
     for path in written:
         typer.echo(path)
 

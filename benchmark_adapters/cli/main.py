@@ -25,12 +25,16 @@ from benchmark_adapters.cli import table as table_command
 from benchmark_adapters.cli import train_prior as train_prior_command
 from benchmark_adapters.cli import yardsticks as yardsticks_command
 from benchmark_adapters.cli.memory import keep_freed_memory
-from dd_plugins import __version__
+from dd_plugins import __version__, registry
 from dd_plugins.errors import DDPluginsError
 
 
 class _Commands(TyperGroup):
-    """Says that an interrupted command continues; typer alone would end without a word."""
+    """Trusts the code that its arguments name, and says that an interrupted command continues."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        registry.add_trusted(registry.classes_named_in(args))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -94,8 +98,6 @@ def run() -> None:
     # Threads that wait for work should sleep: spinning ones slow small networks down many times on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # module:Class of a plugin under development; last, so that it hides nothing
     try:
         app()
     except DDPluginsError as error:
@@ -105,8 +107,8 @@ def run() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"{where}{error.strerror or error}")
         sys.exit(1)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; naming the class would import torch
+    except (MemoryError, RuntimeError) as error:
+        if not registry.is_out_of_memory(error):
             raise
         _complain("the device ran out of memory; --chunk and smaller batches (--set) need less")
         sys.exit(1)

@@ -76,6 +76,28 @@ BenchmarkName = Annotated[
         autocompletion=lambda: complete("benchmark"),
     ),
 ]
+
+
+def _is_class(specs: list[str] | None) -> list[str] | None:
+    from dd_plugins import registry
+
+    for spec in specs or []:
+        if spec not in registry.classes_named_in([spec]):
+            raise typer.BadParameter(f"expected module:Class, but got {spec!r}")
+    return specs
+
+
+# Names the code that files may import; what this command's arguments name is trusted by `main` already.
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="MODULE:CLASS",
+        help="Code that a record, configuration or stored set may import, repeatable; only installed plugins else.",
+        rich_help_panel=WHERE_PANEL,
+        callback=_is_class,
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed.  [default: 0]", rich_help_panel=RUN_PANEL)]
 ConfigFile = Annotated[
     Path | None,

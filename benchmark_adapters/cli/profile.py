@@ -21,6 +21,7 @@ from benchmark_adapters.cli.options import (
     Out,
     Param,
     ProtocolName,
+    Trust,
 )
 
 EPILOG = """
@@ -45,6 +46,7 @@ def profile(
     chunk: Chunk = None,
     device: Device = None,
     data_root: DataRoot = None,
+    trust: Trust = None,
     out: Out = Path("runs"),
 ) -> None:
     """Measure a few steps of a run, say how long all of it will take, and where the time goes."""

@@ -16,6 +16,7 @@ from benchmark_adapters.cli.options import (
     Out,
     ProtocolName,
     Seed,
+    Trust,
     complete,
 )
 
@@ -45,6 +46,7 @@ def prune(
     assignments: Assignments = None,
     device: Device = None,
     data_root: DataRoot = None,
+    trust: Trust = None,
     out: Out = Path("runs"),
 ) -> None:
     """Select a coreset of a data set, or prune a stored set; what is left is stored and scored like any run."""

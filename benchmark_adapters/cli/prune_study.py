@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.options import Assignments, DataRoot, Device, Out
+from benchmark_adapters.cli.options import Assignments, DataRoot, Device, Out, Trust
 from benchmark_adapters.cli.output import Format, show_table
 
 EPILOG = """
@@ -31,6 +31,7 @@ def prune_study(
     output: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.table,
     device: Device = None,
     data_root: DataRoot = None,
+    trust: Trust = None,
     out: Out = Path("runs"),
 ) -> None:
     """Prune by other scores, at other ends, of other sizes, and not at all: one table, and one picture."""

@@ -28,6 +28,7 @@ from benchmark_adapters.cli.options import (
     ProtocolName,
     Prune,
     Seed,
+    Trust,
     WeakPrior,
     names_of,
 )
@@ -83,6 +84,7 @@ def run(
     ] = 30.0,
     device: Device = None,
     data_root: DataRoot = None,
+    trust: Trust = None,
     out: Out = Path("runs"),
 ) -> None:
     """Distil a data set into a small synthetic one, store it, reload it and score it."""
@@ -124,7 +126,7 @@ def run(
         raise KeyboardInterrupt(str(interrupted)) from None
     for name, each in made.items():
         where = str(out / record["id"])
-        record = score_by(name, each, where, None, resolved.parameterization.name, options, Reporter(console))
+        record = score_by(name, each, where, None, options, Reporter(console))
     _show_scores(record, resolved, bool(made), console)
     console.print(f"images: {out / record['id'] / 'preview.png'}", soft_wrap=True, highlight=False)
 

@@ -51,8 +51,7 @@ def make_benchmark(name: str, settings: Mapping[str, Any]) -> Benchmark:
         MissingExtraError: If something has to be installed first.
         ConfigError: If a setting is unknown or not allowed.
     """
-    cls = registry.load("benchmark", name)
-    made: Benchmark = cls(settings)
+    made: Benchmark = registry.create("benchmark", name, settings)
     if made.missing():
         raise MissingExtraError(name, made.needs)
     return made
@@ -63,7 +62,6 @@ def score_by(
     benchmark: Benchmark,
     stored: str,
     dataset: str | None,
-    trusted: str | None,
     options: Options,
     reporter: Reporter,
     protocol: str | None = None,
@@ -77,7 +75,6 @@ def score_by(
         benchmark: As `make_benchmark` made it.
         stored: A run, or a file.
         dataset: The data, for a file; by default as the file says.
-        trusted: A ``module:Class`` that the file may import.
         options: Device, data and folder.
         reporter: Shows the progress.
         protocol: For a benchmark that follows one; by default as the run was scored.
@@ -87,7 +84,7 @@ def score_by(
     Returns:
         The record.
     """
-    loaded = load_set(stored, dataset, trusted, options)
+    loaded = load_set(stored, dataset, options)
     begun = time.perf_counter()
     with loaded.folder.locked(), reporter.job(f"benchmark {name}", 1) as job:
         record = read_record_file(loaded.folder.record) or loaded.record

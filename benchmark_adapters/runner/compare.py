@@ -164,7 +164,7 @@ def compare(
             if across:
                 where = str(options.out / record["id"])
                 scored_as = config.protocol.model_dump(mode="json")
-                record, scores, _ = rescore(where, across, None, None, None, [], options, reporter, scored_as)
+                record, scores, _ = rescore(where, across, None, None, [], options, reporter, scored_as)
                 found.across = tuple(score["protocol_hash"] for score in scores)
             found.records[contender.name].append(record)
         except Interrupted:  # that is no failure: nobody wants the others then

@@ -80,7 +80,7 @@ class RunConfig(PluginConfig):
         """The hash of the protocol that chooses among prunings; None where there is nothing to choose."""
         if self.pruning is None:
             return None
-        strategy = registry.load("pruning", self.pruning.name)(self.pruning.settings)
+        strategy = registry.create("pruning", self.pruning.name, self.pruning.settings)
         return self.choosing.hash if len(strategy.candidates()) > 1 else None
 
     def run_id(self, fingerprint: str) -> str:

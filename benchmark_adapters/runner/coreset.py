@@ -114,7 +114,7 @@ def _source(
     made = read_record(found)
     config = resolve({**flags, "over_budget": 0.0}, assignments, found.path / "config.yaml")
     real = load_real(config, options)
-    container = load_stored(found.synthetic, trusted=config.parameterization.name)
+    container = load_stored(found.synthetic)
     same_data(real, container, config.dataset)
     container.data_source = data_source(config, real)
     return Source(container, config, made["name"], found.digest()), real
@@ -142,8 +142,9 @@ def _real_images(config: RunConfig, real: RealData, keep: float) -> Source:
     left = ceil(Fraction(str(keep)) * len(real.train) / real.spec.num_classes)
     config = config.model_copy(update={"ipc": max(1, left)})
     budget = StorageBudget(len(real.train) * prod(real.spec.image_shape))
-    cls = registry.load("parameterization", REAL)
-    container = cls(real.spec, budget, config.parameterization.settings, counts=[len(rows) for rows in by_class])
+    counts = [len(rows) for rows in by_class]
+    settings = config.parameterization.settings
+    container = registry.create("parameterization", REAL, real.spec, budget, settings, counts=counts)
     container.data_source = data_source(config, real)
     rows = torch.cat(by_class)
     container.to(rows.device).take(real.train, rows)

@@ -23,9 +23,7 @@ from dd_plugins.api import RealData, StorageBudget, UsageError, write_atomically
 CONTAINER = "pixel"  # of sets that come in
 
 
-def export_set(
-    stored: str, form: Format, root: Path, dataset: str | None, trusted: str | None, options: Options
-) -> list[Path]:
+def export_set(stored: str, form: Format, root: Path, dataset: str | None, options: Options) -> list[Path]:
     """Writes a stored set, decoded, in a format.
 
     Args:
@@ -33,13 +31,12 @@ def export_set(
         form: The format.
         root: Where to.
         dataset: The data, for a file; by default as the file says.
-        trusted: A ``module:Class`` that the file may import.
         options: Device, data and folder.
 
     Returns:
         What was written.
     """
-    loaded = load_set(stored, dataset, trusted, options)
+    loaded = load_set(stored, dataset, options)
     synthetic, record = loaded.synthetic, loaded.record
     notes: dict[str, Any] = {"name": record["name"], "run": record.get("id", ""), "dataset": loaded.spec}
     notes["config"] = record.get("config", {})

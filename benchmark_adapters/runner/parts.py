@@ -41,14 +41,16 @@ def build_container(config: RunConfig, real: RealData, *, within: bool = False) 
         real: The data set.
         within: The container as it is within the true budget, whatever ``over_budget`` says.
     """
-    cls = registry.load("parameterization", config.parameterization.name)
+    name = config.parameterization.name
     budget = StorageBudget.for_ipc(real.spec, config.ipc)
-    made: Parameterization = cls(real.spec, budget, config.parameterization.settings)
+    made: Parameterization = registry.create(
+        "parameterization", name, real.spec, budget, config.parameterization.settings
+    )
     made.data_source = data_source(config, real)
     if within or not config.over_budget:
         return made
     more = StorageBudget(budget.elements + int(Fraction(str(config.over_budget)) * budget.elements))
-    larger: Parameterization = cls(real.spec, more, made.config)
+    larger: Parameterization = registry.create("parameterization", name, real.spec, more, made.config)
     larger.data_source = made.data_source
     return larger
 

@@ -147,7 +147,7 @@ def check_plan(config: RunConfig, real: RealData) -> Parameterization:
 
 def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Options) -> SyntheticSet:
     """Rebuilds the set from its file alone, enforces the budget on what the file holds, and decodes it once."""
-    stored = load_stored(folder.synthetic, trusted=config.parameterization.name)
+    stored = load_stored(folder.synthetic)
     ledger = stored.storage()
     allowed = StorageBudget.for_ipc(real.spec, config.ipc).scaled(stored.oversize())
     if config.over_budget and config.pruning is None:  # as asked for; every table shows the ratio
@@ -221,7 +221,7 @@ def _check_reloaded(container: Parameterization, config: RunConfig, folder: RunF
     """
     name = config.parameterization.name
     try:
-        loaded = load_stored(folder.synthetic, trusted=name).to(container.labels.device)
+        loaded = load_stored(folder.synthetic).to(container.labels.device)
         loaded.chunk_size = container.chunk_size
         with torch.no_grad():
             images, expected = loaded.decode(), container.decode()
@@ -270,7 +270,7 @@ def start_condensation(
 
 
 def _build_objective(config: RunConfig, real: RealData) -> MatchingObjective:
-    made: MatchingObjective = registry.load("objective", config.objective.name)(real.spec, config.objective.settings)
+    made: MatchingObjective = registry.create("objective", config.objective.name, real.spec, config.objective.settings)
     return made
 
 
@@ -295,7 +295,7 @@ def make_record(config: RunConfig, real: RealData, run_id: str, folder: RunFolde
     known = read_record_file(folder.record, RUN_KEYS)
     if known is not None:
         return known
-    stored = load_stored(folder.synthetic, trusted=config.parameterization.name)
+    stored = load_stored(folder.synthetic)
     ledger = stored.storage()
     parts = (config.parameterization.name, config.objective.name)
     name = " + ".join(parts) + (f" ({config.method})" if config.method not in parts else "")

@@ -60,7 +60,7 @@ def prune(
     config: RunConfig, real: RealData, larger: RunFolder, folder: RunFolder, options: Options, reporter: Reporter
 ) -> None:
     """Brings the set of ``larger`` into the budget of ``config`` and stores it in ``folder``; ``larger`` stays."""
-    container = load_stored(larger.synthetic, trusted=config.parameterization.name).to(options.device)
+    container = load_stored(larger.synthetic).to(options.device)
     container.chunk_size = options.chunk_size
     within = build_container(config, real, within=True)
     before, keep = container.storage().elements, len(unit_labels(within)[0])
@@ -145,7 +145,7 @@ def _strategy(config: RunConfig) -> PruningStrategy:
     settings = config.pruning.settings
     if settings.get("seed", 0) is None:
         settings["seed"] = config.seed
-    made: PruningStrategy = registry.load("pruning", config.pruning.name)(settings)
+    made: PruningStrategy = registry.create("pruning", config.pruning.name, settings)
     return made
 
 

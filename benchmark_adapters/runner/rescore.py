@@ -51,7 +51,6 @@ def rescore(
     networks: Sequence[str | None],
     protocol: str | None,
     dataset: str | None,
-    trusted: str | None,
     assignments: Sequence[str],
     options: Options,
     reporter: Reporter,
@@ -64,7 +63,6 @@ def rescore(
         networks: None stands for the protocol's own.
         protocol: The protocol's name; by default as the run was scored.
         dataset: The data, for a file; by default as the file says.
-        trusted: A ``module:Class`` that the file may import.
         assignments: Settings of the protocol.
         options: Device, data and folder.
         reporter: Shows the progress.
@@ -73,7 +71,7 @@ def rescore(
     Returns:
         The record, the scores that were asked for, and the IPC of the budget.
     """
-    loaded = load_set(stored, dataset, trusted, options)
+    loaded = load_set(stored, dataset, options)
     synthetic, real, record, folder = loaded.synthetic, loaded.real, loaded.record, loaded.folder
     spec, ipc, made_under = loaded.spec, loaded.ipc, scored_as or loaded.made_under
     wanted = []
@@ -90,18 +88,17 @@ def rescore(
     return record, wanted, ipc
 
 
-def load_set(stored: str, dataset: str | None, trusted: str | None, options: Options) -> Loaded:
+def load_set(stored: str, dataset: str | None, options: Options) -> Loaded:
     """Rebuilds a stored set from its file alone, and finds the data it was made from.
 
     Args:
         stored: A run, or a file.
         dataset: The data, for a file; by default as the file says.
-        trusted: A ``module:Class`` that the file may import.
         options: Device, data and folder.
     """
     path = Path(stored)
     folder = None if path.is_file() else find_run(stored, options.out)
-    container = load_stored(path if folder is None else folder.synthetic, trusted or _trusted(folder))
+    container = load_stored(path if folder is None else folder.synthetic)
     ipc = container.budget.elements // (container.data.num_classes * prod(container.data.image_shape))
     made_under: dict[str, Any] | None = None
     if folder is None:
@@ -159,13 +156,6 @@ def _matches(score: dict[str, Any], config: RunConfig) -> bool:
     return bool(score["protocol_hash"] == config.protocol.hash)
 
 
-def _trusted(folder: RunFolder | None) -> str | None:
-    if folder is None:
-        return None
-    name = read_record(folder)["config"]["parameterization"]["name"]
-    return str(name)
-
-
 def _bare_record(container: Parameterization, name: str) -> dict[str, Any]:
     ledger = container.storage()
     return {
@@ -182,7 +172,6 @@ def crfd(
     stored: str,
     networks: Sequence[str | None],
     dataset: str | None,
-    trusted: str | None,
     assignments: Sequence[str],
     options: Options,
     reporter: Reporter,
@@ -197,7 +186,7 @@ def crfd(
     Raises:
         IncompatibleError: If one of them has no maps; before any is trained.
     """
-    loaded = load_set(stored, dataset, trusted, options)
+    loaded = load_set(stored, dataset, options)
     made_on = loaded.record.get("config", {}).get("network")
     flags = {"dataset": loaded.spec, "ipc": loaded.ipc, "parameterization": "pixel"}
     judges = []

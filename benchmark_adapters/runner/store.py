@@ -160,19 +160,14 @@ class RunFolder:
         return tensors, notes
 
 
-def load_stored(path: Path, trusted: str | None = None) -> Parameterization:
+def load_stored(path: Path) -> Parameterization:
     """Rebuilds a container from its file alone, finding its class by the name in the file.
 
-    Args:
-        path: A ``synthetic.safetensors``.
-        trusted: A ``module:Class`` that may be imported because the user named it; a file's word is not enough.
+    Raises:
+        SyntheticFileError: If the file is damaged.
+        UntrustedPluginError: If it names a ``module:Class`` that the user has not named.
     """
     header, _ = read_stored(path)
-    if ":" in header.plugin and header.plugin != trusted:
-        raise SyntheticFileError(
-            f"{path} was made by {header.plugin}, which is not installed as a plugin; if you trust it, add "
-            f"--param {header.plugin}"
-        )
     loaded: Parameterization = registry.load("parameterization", header.plugin).load(path)
     return loaded
 

@@ -71,7 +71,7 @@ def picture(record: Mapping[str, Any], out: Path) -> Path:
     """Draws the picture of one pruned run into its folder."""
     folder = RunFolder(out / record["id"])
     stored = RunFolder(out / record["pruning"]["larger"]).synthetic
-    larger = load_stored(stored, record["config"]["parameterization"]["name"])
+    larger = load_stored(stored)
     tensors, _ = read_tensors(folder.path / "scores.safetensors")
     path = folder.path / "study.png"
     save_study(path, record["pruning"], tensors["score"], larger.decode(), larger.labels, larger.data)

@@ -26,6 +26,7 @@ from dd_plugins.errors import (
     StorageBudgetExceeded,
     SyntheticFileError,
     UnknownPluginError,
+    UntrustedPluginError,
     UsageError,
 )
 
@@ -66,6 +67,7 @@ __all__ = [
     "SyntheticFileError",
     "SyntheticSet",
     "UnknownPluginError",
+    "UntrustedPluginError",
     "UsageError",
     "checked_match",
     "locked",

@@ -143,7 +143,7 @@ class Dataset(ABC):
         argument: What stood behind the colon of a spec such as ``folder:PATH``; empty for plain names.
     """
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int]  # declared by each plugin class itself: the release of this contract it is written for
     takes_argument: ClassVar[bool] = False
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 

@@ -18,7 +18,7 @@ class Network(nn.Module):
     weights may be drawn from torch's global generator, which the registry seeds and restores around construction.
     """
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int]  # declared by each plugin class itself: the release of this contract it is written for
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):

@@ -75,7 +75,7 @@ class MatchingObjective(ABC):
             conformance checks test. An objective that decides it by a setting sets it in its constructor.
     """
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int]  # declared by each plugin class itself: the release of this contract it is written for
     inexact: str = ""
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 

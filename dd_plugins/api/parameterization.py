@@ -60,7 +60,7 @@ class Parameterization(nn.Module, ABC):
         job: Shows how far a long :meth:`reset` is: ``with self.job("warm start", steps) as update: update(done)``.
     """
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int]  # declared by each plugin class itself: the release of this contract it is written for
     keeps_graph: ClassVar[bool] = True  # False: its decoder's graph is never held while images are matched
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 

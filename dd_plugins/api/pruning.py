@@ -20,7 +20,7 @@ class PruningStrategy(ABC):
     images are worth on the validation split.
     """
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int]  # declared by each plugin class itself: the release of this contract it is written for
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):

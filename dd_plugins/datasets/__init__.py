@@ -72,7 +72,7 @@ def load_dataset(
     zca = settings.pop("zca", False)
     if not isinstance(zca, bool):
         raise ConfigError(f"data.zca = {zca!r}: expected true or false")
-    plugin = plugin_class(argument, settings)
+    plugin = registry.create("dataset", plugin_spec, argument, settings)
     root = root or Path(os.environ.get("DD_PLUGINS_DATA") or HOME / "data")
     cache = _cache(cache)
     try:

@@ -17,6 +17,8 @@ TEST_SHARE = 5  # it comes without a split: one image in five is for testing
 class Digits(Dataset):
     """The data set ``digits``: 10 classes, ``(1, 8, 8)``, with a fixed test split of a fifth of every class."""
 
+    api_version = 1
+
     def read(self, root: Path, cache: Path) -> RawData:
         """Reads the images out of scikit-learn; ``root`` and ``cache`` are not used.
 

@@ -20,6 +20,7 @@ class ImageFolder(Dataset):
     them are grey, and must have one size or be brought to it by the setting ``size``.
     """
 
+    api_version = 1
     takes_argument = True
 
     class Config(ImageConfig):

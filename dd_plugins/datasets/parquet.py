@@ -22,6 +22,7 @@ class Parquet(Dataset):
     RGB unless all of them are grey, and must have one size or be brought to it by the setting ``size``.
     """
 
+    api_version = 1
     takes_argument = True
 
     class Config(ImageConfig):

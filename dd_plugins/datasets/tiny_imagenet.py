@@ -22,6 +22,8 @@ class TinyImageNet(Dataset):
     ``root/tiny-imagenet-200`` or ``root/tiny-imagenet``. Never downloaded.
     """
 
+    api_version = 1
+
     class Config(ImageConfig):
         """Size, mirroring and classes."""
 

@@ -52,9 +52,9 @@ def build_network(
         >>> build_network("convnet", (3, 32, 32), 10, seed=0)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    network_class = registry.load("network", name)
+    registry.load("network", name)  # an import may draw numbers too
     with seeded_layers(seed):
-        network: Network = network_class(image_shape, num_classes, config)
+        network: Network = registry.create("network", name, image_shape, num_classes, config)
     return network.to(device)
 
 

@@ -29,6 +29,8 @@ from dd_plugins.networks.classifier import FeatureClassifier
 class DenseNet121(FeatureClassifier):
     """DenseNet121 for small images: growth rate 32, dense blocks of 6, 12, 24 and 16 layers."""
 
+    api_version = 1
+
     class Config(Network.Config):
         """Settings of DenseNet121."""
 

@@ -29,6 +29,8 @@ LAST_MAP = (5, 5)
 class LeNet(FeatureClassifier):
     """LeNet; 62,006 parameters at 3x32x32 and 10 classes."""
 
+    api_version = 1
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],

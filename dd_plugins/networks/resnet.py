@@ -33,6 +33,8 @@ from dd_plugins.networks.classifier import FeatureClassifier
 class ResNet18(FeatureClassifier):
     """ResNet18 for small images; 11,173,962 parameters at 3x32x32 and 10 classes."""
 
+    api_version = 1
+
     class Config(Network.Config):
         """Settings of ResNet18."""
 
@@ -59,6 +61,8 @@ class ResNet18(FeatureClassifier):
 
 class ResNet18AP(ResNet18):
     """ResNet18 with average pools in the place of strides; 11,250,762 parameters at 3x32x32 and 10 classes."""
+
+    api_version = 1
 
     def __init__(
         self,

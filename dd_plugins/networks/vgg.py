@@ -29,6 +29,8 @@ from dd_plugins.networks.classifier import FeatureClassifier
 class VGG11(FeatureClassifier):
     """VGG11 for small images; 9,231,114 parameters at 3x32x32 and 10 classes."""
 
+    api_version = 1
+
     class Config(Network.Config):
         """Settings of VGG11."""
 

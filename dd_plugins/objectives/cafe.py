@@ -31,6 +31,7 @@ CHUNK = 1024  # real images whose maps are held at once
 class CAFE(MatchingObjective):
     """Layer-wise feature alignment and a discrimination loss, along the training on the synthetic images."""
 
+    api_version = 1
     check_settings: ClassVar[Mapping[str, Any]] = {
         "batch_real": 4,
         "probe": 4,

@@ -19,6 +19,8 @@ from dd_plugins.matching import TrainOnSynthetic, TrainOnSyntheticConfig
 class DC(TrainOnSynthetic):
     """Gradient matching on networks trained with the synthetic images, without augmentation."""
 
+    api_version = 1
+
     class Config(TrainOnSyntheticConfig):
         """Settings of DC."""
 

@@ -21,6 +21,8 @@ from dd_plugins.matching import TrainOnSynthetic, TrainOnSyntheticConfig
 class DSA(TrainOnSynthetic):
     """DC with one augmentation shared by the real and the synthetic images of a class."""
 
+    api_version = 1
+
     class Config(TrainOnSyntheticConfig):
         """Settings of DSA."""
 

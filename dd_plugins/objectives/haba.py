@@ -30,6 +30,8 @@ PREFIX = "adversary."
 class HaBaMatching(TrajectoryMatching):
     """Trajectory matching with the contrastive term of HaBa."""
 
+    api_version = 1
+
     class Config(TrajectoryMatchingConfig):
         """Settings of HaBa's matching."""
 

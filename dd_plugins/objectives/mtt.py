@@ -15,3 +15,5 @@ from dd_plugins.trajectories import TrajectoryMatching
 
 class MTT(TrajectoryMatching):
     """SGD on the synthetic images shall reach the weights that an expert reached on real ones."""
+
+    api_version = 1

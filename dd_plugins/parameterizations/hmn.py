@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 class HMN(Parameterization):
     """Three memories and one decoder: many images share what they have in common."""
 
+    api_version = 1
     check_settings: ClassVar[Mapping[str, Any]] = {
         "max_images_per_class": 5,
         "warm_start_steps": 2,

@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 class HPD(Parameterization):
     """Progressive levels of a generator: styles and state are learned level by level, then the pixels."""
 
+    api_version = 1
     keeps_graph = False  # a generator's graph beside that of the matching would not fit
     check_settings: ClassVar[Mapping[str, Any]] = {
         "samples": 8,
@@ -389,6 +390,8 @@ def _diverged(what: str) -> DivergedError:
 
 class GLaD(HPD):
     """One fixed level of a generator, and no search."""
+
+    api_version = 1
 
     class Config(HPD.Config):
         """Settings of the fixed level."""

@@ -128,9 +128,13 @@ class ScoreAndSelect(PruningStrategy):
 class AUM(ScoreAndSelect):
     """Area under the margin, pruned at both ends: HMN's."""
 
+    api_version = 1
+
 
 class CCS(ScoreAndSelect):
     """Coverage-centric selection: a hard cut, then an even draw over all degrees of difficulty."""
+
+    api_version = 1
 
     class Config(ScoreAndSelect.Config):
         """Settings of coverage-centric selection."""
@@ -142,6 +146,8 @@ class CCS(ScoreAndSelect):
 class EL2N(ScoreAndSelect):
     """The norm of the error early in training; keeps the hardest images."""
 
+    api_version = 1
+
     class Config(ScoreAndSelect.Config):
         """Settings of EL2N."""
 
@@ -151,6 +157,8 @@ class EL2N(ScoreAndSelect):
 
 class Random(ScoreAndSelect):
     """Images drawn at random."""
+
+    api_version = 1
 
     class Config(ScoreAndSelect.Config):
         """Settings of random pruning."""

@@ -8,6 +8,7 @@ from functools import wraps
 
 from dd_plugins.api import ConfigError, RealData
 from dd_plugins.api.config import parse_config
+from dd_plugins.registry import contract_problem
 from dd_plugins.testing.checks import NotApplicable, Subject
 from dd_plugins.testing.subjects import COLOUR, GREY, made_up_data
 
@@ -17,6 +18,12 @@ def check_documented(subject: Subject) -> None:
     own = subject.plugin.__dict__.get("__doc__") or ""
     first = inspect.cleandoc(own).partition("\n")[0]
     assert len(first) > 10, f"{subject.name} has no docstring whose first line says what it is"
+
+
+def check_declares_its_api_version(subject: Subject) -> None:
+    """The class itself declares the API version it is written for, and its Config is a PluginConfig."""
+    problem = contract_problem(subject.plugin)
+    assert not problem, f"{subject.name}: {problem}"
 
 
 def check_settings_are_described(subject: Subject) -> None:

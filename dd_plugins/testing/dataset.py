@@ -13,7 +13,7 @@ from dd_plugins.api import DataError, Dataset, RawData
 from dd_plugins.datasets import HOME
 from dd_plugins.datasets.build import check_raw
 from dd_plugins.testing.checks import NotApplicable, Subject
-from dd_plugins.testing.common import check_documented, check_settings_are_described
+from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
 from dd_plugins.testing.subjects import global_generators_left_alone
 
 
@@ -45,6 +45,7 @@ def check_reading_is_deterministic(subject: Subject) -> None:
 
 CHECKS: list[Callable[[Subject], None]] = [
     check_documented,
+    check_declares_its_api_version,
     check_settings_are_described,
     check_images_and_labels,
     check_no_test_image_is_trained_on,

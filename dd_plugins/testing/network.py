@@ -11,7 +11,7 @@ from torch.nn import functional
 from dd_plugins.api import IncompatibleError, Network
 from dd_plugins.seeds import make_generator, seeded_layers
 from dd_plugins.testing.checks import NotApplicable, Subject
-from dd_plugins.testing.common import check_documented, check_settings_are_described
+from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
 from dd_plugins.testing.subjects import global_generators_left_alone
 
 SHAPES = ((3, 32, 32), (1, 28, 28), (1, 8, 8))
@@ -108,6 +108,7 @@ def check_inputs_are_left_alone(subject: Subject) -> None:
 
 CHECKS: list[Callable[[Subject], None]] = [
     check_documented,
+    check_declares_its_api_version,
     check_settings_are_described,
     check_logits,
     check_every_parameter_gets_a_gradient,

@@ -10,7 +10,12 @@ from torch import Tensor
 from dd_plugins.api import IncompatibleError, Match, MatchingObjective, RealData, checked_match
 from dd_plugins.seeds import make_generator
 from dd_plugins.testing.checks import NotApplicable, Subject
-from dd_plugins.testing.common import check_documented, check_settings_are_described, in_colour_and_grey
+from dd_plugins.testing.common import (
+    check_declares_its_api_version,
+    check_documented,
+    check_settings_are_described,
+    in_colour_and_grey,
+)
 from dd_plugins.testing.subjects import context_for, global_generators_left_alone, in_float64, small_network
 
 EACH = 4  # synthetic images of each class
@@ -140,6 +145,7 @@ def check_resumes_bit_by_bit(subject: Subject, real: RealData) -> None:
 
 CHECKS: list[Callable[[Subject], None]] = [
     check_documented,
+    check_declares_its_api_version,
     check_settings_are_described,
     check_matches_are_well_formed,
     check_gradient_is_that_of_the_loss,

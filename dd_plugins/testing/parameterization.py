@@ -13,7 +13,7 @@ from torch import Tensor
 from dd_plugins.api import BudgetTooSmall, Parameterization, RealData, StorageBudget, UsageError
 from dd_plugins.seeds import make_generator
 from dd_plugins.testing.checks import NotApplicable, Subject
-from dd_plugins.testing.common import check_documented, check_settings_are_described
+from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
 from dd_plugins.testing.subjects import IPCS, context_for, global_generators_left_alone, made_up_data
 
 TOLERANCE = 1e-5  # of an image in model space, where two ways of decoding may round differently
@@ -243,6 +243,7 @@ def check_stages_add_up(subject: Subject) -> None:
 
 CHECKS: list[Callable[[Subject], None]] = [
     check_documented,
+    check_declares_its_api_version,
     check_settings_are_described,
     check_fits_its_budget_at_every_ipc,
     check_build_draws_nothing,

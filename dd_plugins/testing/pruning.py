@@ -9,7 +9,12 @@ from torch import Tensor
 
 from dd_plugins.api import PruningStrategy, RealData, StorageLedger, SyntheticSet
 from dd_plugins.testing.checks import Subject
-from dd_plugins.testing.common import check_documented, check_settings_are_described, in_colour_and_grey
+from dd_plugins.testing.common import (
+    check_declares_its_api_version,
+    check_documented,
+    check_settings_are_described,
+    in_colour_and_grey,
+)
 from dd_plugins.testing.subjects import context_for, global_generators_left_alone
 
 EACH = 6
@@ -79,6 +84,7 @@ def check_candidates(subject: Subject) -> None:
 
 CHECKS: list[Callable[[Subject], None]] = [
     check_documented,
+    check_declares_its_api_version,
     check_settings_are_described,
     check_scores,
     check_scoring_is_seeded,
