@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
+from dd_plugins.api.faults import describe
 from dd_plugins.errors import ConfigError
 
 
@@ -44,32 +44,12 @@ def parse_config(model: type[Model], values: Model | Mapping[str, Any] | None, p
         path: Where these values stand in the whole configuration, for messages (``parameterization.config``).
 
     Raises:
-        ConfigError: Names each offending key by its dotted path, its value, and what is allowed.
+        ConfigError: Names the first ten offending keys by their dotted path, their value, and what is allowed.
     """
     if isinstance(values, model):
         return values
+    given = {} if values is None else dict(values) if isinstance(values, Mapping) else values
     try:
-        return model.model_validate(dict(values or {}))
+        return model.model_validate(given)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(model, item, path) for item in error.errors())) from None
-
-
-def _explain(model: type[BaseModel], item: Any, path: str) -> str:
-    keys = [str(key) for key in item["loc"]]
-    dotted = ".".join([path, *keys] if path else keys)
-    if item["type"] == "extra_forbidden":
-        known = sorted(_fields_at(model, keys[:-1]))
-        near = difflib.get_close_matches(keys[-1], known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known) or 'none'}"
-        return f"unknown configuration key {dotted}; {hint}"
-    return f"{dotted} = {item['input']!r}: {item['msg']}"
-
-
-def _fields_at(model: type[BaseModel], keys: list[str]) -> list[str]:
-    for key in keys:
-        field = model.model_fields.get(key)
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
+        raise ConfigError(describe(error, model, path)) from None
