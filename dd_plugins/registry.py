@@ -228,7 +228,9 @@ def create(kind: str, spec: str, *args: Any, **kwargs: Any) -> Any:
     except Exception as error:  # whatever a third party's constructor raises
         if is_out_of_memory(error):
             raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if frame.filename == getattr(sys.modules[loaded.__module__], "__file__", None)]
+        frame = (own or frames)[-1]
         place = f"{Path(frame.filename).name}, line {frame.lineno}"
         raise PluginLoadError(f"{kind} {spec!r} cannot be constructed: {_one_line(error)} ({place})") from error
 

@@ -8,6 +8,7 @@ import textwrap
 import time
 
 import pytest
+from tiny_runs import command
 
 from dd_plugins import registry
 from dd_plugins.api import AmbiguousPluginError, Parameterization, PluginLoadError, UnknownPluginError
@@ -208,6 +209,77 @@ def test_newer_api_version_is_refused(install):
     install("dd-new", ["new"], GOOD.replace("api_version = 1", "api_version = 2"))
     with pytest.raises(PluginLoadError, match="written for API version 2, but this release offers 1"):
         registry.load("parameterization", "new")
+
+
+PARTS = (
+    GOOD.replace("class LowRank", "class Base")
+    + """
+
+class LowRank(Base):
+    '''Two factors.'''
+
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("    api_version = '1'\n", "written for API version '1', but this release offers 1"),
+        ("    api_version = True\n", "written for API version True, but this release offers 1"),
+        ("    api_version = 1.0\n", "written for API version 1.0, but this release offers 1"),
+        ("    rank = 1\n", "api_version"),  # inherited alone
+        ("    api_version = 1\n    Config = 5\n", "Config"),
+    ],
+)
+def test_what_a_class_declares_is_listed_as_broken_and_refused(install, body, told):
+    install("dd-odd", ["odd"], PARTS + body)
+    (info,) = _listed("odd")
+    status, line = info.status()
+    assert status == "broken"
+    assert told in line
+    with pytest.raises(PluginLoadError, match=r"dd-odd 1\.2\.3") as caught:
+        registry.load("parameterization", "odd")
+    assert told in str(caught.value)
+    assert registry.load("parameterization", "pixel")
+
+
+def test_a_config_that_is_no_plugin_config_is_refused(install):
+    install("dd-odd", ["odd"], PARTS + "    api_version = 1\n    class Config: ...\n")
+    with pytest.raises(PluginLoadError, match="expected its Config to be a subclass of PluginConfig"):
+        registry.load("parameterization", "odd")
+
+
+def test_a_constructor_that_fails_is_named_with_the_place(install, tmp_path):
+    module = install(
+        "dd-odd", ["odd"], PARTS + "    api_version = 1\n    def __init__(self, *args):\n        {}['key']\n"
+    )
+    line = (tmp_path / f"{module}.py").read_text().splitlines().index("        {}['key']") + 1
+    with pytest.raises(
+        PluginLoadError, match=rf"'odd' cannot be constructed: KeyError: 'key' \({module}.py, line {line}\)"
+    ):
+        registry.create("parameterization", "odd", 1, 2)
+
+
+@pytest.mark.parametrize("content", [b"[dd_plugins.network]\nno equals sign\n", b"\xff\xfe[x]\na = b:c\n"])
+def test_damaged_metadata_of_one_distribution_leaves_the_others(install, tmp_path, content, capsys):
+    install("dd-damaged", ["damaged"], kind="network")
+    install("dd-lowrank", ["lowrank"])
+    info = tmp_path / "dd_damaged-1.2.3.dist-info"
+    (info / "entry_points.txt").write_bytes(content)
+    assert registry.load("parameterization", "lowrank").__name__ == "LowRank"
+    assert registry.load("network", "convnet")
+    ((place, why),) = registry.damaged_distributions()
+    assert place == str(info)
+    assert why
+    assert command("list", "network") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "convnet" in shown
+    assert "dd_damaged-1.2.3.dist-info" in shown
+
+
+def test_no_distribution_is_damaged():
+    assert registry.damaged_distributions() == []
 
 
 def test_module_and_class_need_no_packaging(tmp_path, monkeypatch):

@@ -55,6 +55,8 @@ def list_plugins(
     if not console.is_terminal:
         console.width = 200
     console.print(table)
+    for place, why in registry.damaged_distributions():
+        typer.echo(f"{place}: its entry points cannot be read, so its plugins are not listed ({why})")
 
 
 def _show_settings(kind: str, name: str) -> None:
