@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from pydantic import Field
@@ -25,7 +24,15 @@ from pydantic import Field
 from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from benchmark_adapters.formats.base import Exported
 from benchmark_adapters.formats.dc_bench import NAMES, DCBenchFormat, described
-from dd_plugins.api import DataSpec, PluginConfig, StorageBudget, StorageLedger, SyntheticSet, UsageError
+from dd_plugins.api import (
+    DataSpec,
+    PluginConfig,
+    StorageBudget,
+    StorageLedger,
+    SyntheticSet,
+    UsageError,
+    temporary_folder,
+)
 
 COPIED = ("evaluator", "networks", "data_loader")
 ENTRY = Path("evaluator") / "evaluator.py"
@@ -75,8 +82,7 @@ class DCBench(Benchmark):
         """
         config, root = self.config, self._root()
         known = dict(context.known)
-        with TemporaryDirectory() as folder:
-            work = Path(folder)
+        with temporary_folder() as work:
             self._prepare(work, root, synthetic, cell, context)
             for trial in (trial for trial in range(config.evaluations) if trial not in known):
                 known[trial] = self._run(work, cell, NAMES[synthetic.data.name], trial)

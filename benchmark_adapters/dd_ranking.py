@@ -25,7 +25,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -37,7 +36,7 @@ from benchmark_adapters.formats.base import rescaled
 from benchmark_adapters.formats.published import OF_DDRANKING
 from benchmark_adapters.lines import append_line, read_lines
 from benchmark_adapters.robustness import augmentation_score, robust_score
-from dd_plugins.api import DataSpec, PluginConfig, RealData, SyntheticSet, UsageError, write_tensors
+from dd_plugins.api import DataSpec, PluginConfig, RealData, SyntheticSet, UsageError, temporary_folder, write_tensors
 
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "TinyImageNet"}
 LEAST_SIDE, LEAST_CLASSES = 32, 5  # its networks are made for 32 pixels; it always takes a top-5 accuracy
@@ -140,9 +139,9 @@ class DDRankingBenchmark(Benchmark):
         known = OF_DDRANKING.get(real.spec.name)
         mean, std = (real.spec.mean, real.spec.std) if known is None or real.spec.whitened else known
         space = replace(real.spec, mean=tuple(mean), std=tuple(std))
-        with TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             write_tensors(
-                Path(folder) / "bundle.safetensors",
+                folder / "bundle.safetensors",
                 {
                     "images": _three_channels(rescaled(images, real.spec.mean, real.spec.std, space)),
                     "targets": targets,
@@ -159,12 +158,12 @@ class DDRankingBenchmark(Benchmark):
                 "trials": list(wanted),
                 "mirror": real.spec.mirror,
                 "device": str(context.device),
-                "teachers": str(self._teachers(context) or Path(folder) / "teachers"),
+                "teachers": str(self._teachers(context) or folder / "teachers"),
                 "teacher_epochs": 0 if config.teacher_dir else config.teacher_epochs,  # theirs is there, or refused
             }
-            (Path(folder) / "task.json").write_text(json.dumps(task))
-            words = [config.python or sys.executable, "-P", str(WORKER), folder]
-            return self._follow(words, context, full, Path(folder) / "words.txt")
+            (folder / "task.json").write_text(json.dumps(task))
+            words = [config.python or sys.executable, "-P", str(WORKER), str(folder)]
+            return self._follow(words, context, full, folder / "words.txt")
 
     def _teachers(self, context: ScoreContext) -> Path | None:
         """Folder of teachers in the package's layout: theirs, or where those that are trained here are kept."""
@@ -186,14 +185,18 @@ class DDRankingBenchmark(Benchmark):
             log.open("w") as said,
             subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said, text=True) as process,  # noqa: S603
         ):
-            for line in process.stdout or ():
-                row = {**_finished(json.loads(line), self.config.weight), "full_accuracy": full}
-                score = row["ARS" if self.config.score == "ars" else "LRS"]
-                rows[row["trial"]] = row
-                if keep is not None:
-                    append_line(keep, row)
-                if context.on_trial:
-                    context.on_trial(row["trial"], score)
+            try:
+                for line in process.stdout or ():
+                    row = {**_finished(json.loads(line), self.config.weight), "full_accuracy": full}
+                    score = row["ARS" if self.config.score == "ars" else "LRS"]
+                    rows[row["trial"]] = row
+                    if keep is not None:
+                        append_line(keep, row)
+                    if context.on_trial:
+                        context.on_trial(row["trial"], score)
+            except BaseException:  # a signal, for example: Popen would wait for the process to end by itself
+                process.kill()
+                raise
         if process.returncode:
             last = (log.read_text(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"])[-1]
             raise BenchmarkFailed(f"dd-ranking failed: {last}")

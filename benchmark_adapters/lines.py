@@ -9,9 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dd_plugins.api import check_guarded
+
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Appends an object, behind a line break if a crash cut the last line short."""
+    check_guarded(path)
     with path.open("a+b") as file:
         if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             file.write(b"\n")

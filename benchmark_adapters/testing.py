@@ -7,12 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
 from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
-from dd_plugins.api import RealData, StorageLedger, SyntheticSet, UsageError
+from dd_plugins.api import RealData, StorageLedger, SyntheticSet, UsageError, temporary_folder
 from dd_plugins.testing.checks import NotApplicable, Subject
 from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
 from dd_plugins.testing.subjects import global_generators_left_alone, made_up_data
@@ -69,10 +68,10 @@ def check_known_trials_are_not_repeated(subject: Subject) -> None:
 
 def check_export_is_read_back(subject: Subject) -> None:
     """What it exports in its own format it reads back as the same images and targets."""
-    with TemporaryDirectory() as folder:
-        synthetic, written = _exported(_made(subject), Path(folder))
+    with temporary_folder() as folder:
+        synthetic, written = _exported(_made(subject), folder)
         assert written, f"{subject.name}.export writes nothing"
-        found = _made(subject).load(Path(folder), _cell(synthetic))
+        found = _made(subject).load(folder, _cell(synthetic))
     assert torch.equal(found.targets, synthetic.targets), f"{subject.name}: other targets behind an export"
     apart = float((found.images - synthetic.images).abs().max())
     assert apart < 1e-5, f"{subject.name}: other images behind an export (off by {apart:.3g})"

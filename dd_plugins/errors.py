@@ -66,6 +66,10 @@ class RunLocked(UsageError):
     """Another process is working in this run folder."""
 
 
+class FolderReplaced(DDPluginsError):
+    """A run folder was removed or replaced while a command was writing to it."""
+
+
 class StorageBudgetExceeded(DDPluginsError):
     """A stored set is larger than its budget."""
 

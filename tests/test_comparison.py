@@ -17,8 +17,8 @@ from benchmark_adapters.report.curves import front, save_curve
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, holm
 from benchmark_adapters.report.tables import fitting_table
-from benchmark_adapters.runner import pipeline
 from benchmark_adapters.runner.compare import contenders, matrix
+from benchmark_adapters.signals import Interrupted
 from dd_plugins.api import BudgetTooSmall, UsageError
 
 PROTOCOL = load_protocol("dsa")
@@ -275,7 +275,7 @@ def test_an_interrupted_comparison_ends_and_goes_on(tmp_path, capsys, monkeypatc
 
     def interrupted(config, *_):
         begun.append(config.method)
-        raise pipeline.Interrupted("interrupted at step 1 of 2; the same command continues")
+        raise Interrupted("interrupted at step 1 of 2; the same command continues")
 
     with monkeypatch.context() as patch:
         patch.setattr("benchmark_adapters.runner.compare.run", interrupted)

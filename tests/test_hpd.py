@@ -15,6 +15,7 @@ from benchmark_adapters.runner import pipeline
 from benchmark_adapters.runner.config import resolve
 from benchmark_adapters.runner.parts import Options
 from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.signals import Interrupted
 from dd_plugins.api import (
     ConfigError,
     Context,
@@ -495,7 +496,7 @@ def test_stages_without_a_step_are_told(tmp_path):
 def test_a_run_that_was_interrupted_goes_on_bit_by_bit(tmp_path, monkeypatch):
     flags = {"method": "h-pd", "steps": 10, "ipc": 2}
     whole = run(tmp_path / "whole", flags, TINY)
-    from benchmark_adapters.runner import condense, pipeline
+    from benchmark_adapters.runner import condense
 
     for stop in (1, 4, 5, 9):
         out = tmp_path / f"stopped {stop}"
@@ -508,7 +509,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_by_bit(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(condense.Condensation, "run", stopping)
-            with pytest.raises(pipeline.Interrupted):
+            with pytest.raises(Interrupted):
                 run(out, flags, TINY)
         again = run(out, flags, TINY)
         assert again["condensation"]["sha256"] == whole["condensation"]["sha256"]

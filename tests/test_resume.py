@@ -127,7 +127,7 @@ def test_interrupted_while_condensing(tmp_path, undisturbed):
     ended = _signalled(tmp_path, "step", 3, signal.SIGINT)
     assert ended.returncode == 130
     assert ended.stderr == "dd-bench: interrupted at step 3 of 6; the same command continues\n"
-    assert "interrupted: ends behind this step" in ended.stdout
+    assert "interrupted: ends after this step" in ended.stdout
     assert _step(_folder(tmp_path)) == 3
     # The next interrupt comes while the set is scored.
     ended = _signalled(tmp_path, "trained", 1, signal.SIGINT)

@@ -144,7 +144,7 @@ def test_a_yardstick_that_another_process_scores_is_waited_for(done):
     waited = []
 
     def read():
-        with folder.locked(wait=True):
+        with folder.locked("the reference score"):
             waited.append(time.monotonic())
 
     with folder.locked():

@@ -279,6 +279,7 @@ def test_interrupted_training_goes_on_bit_by_bit(at_once, stops, trained, real, 
     assert torch.equal(all_of(store), all_of(trained))
     assert begun[-1] == left  # nothing was trained twice
     assert sorted(file.name for file in store.path.iterdir()) == [
+        ".lock",
         *(f"expert-000{k}.safetensors" for k in range(3)),
         "experts.json",
     ]

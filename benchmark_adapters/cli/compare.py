@@ -110,7 +110,6 @@ def compare(
 
     from benchmark_adapters.runner import compare as runner
     from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.pipeline import Interrupted
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
     from dd_plugins.api import UsageError
@@ -132,10 +131,7 @@ def compare(
     if dry_run:
         _show_plans(runner.plan(taking_part, shared, options), output, console)
         return
-    try:
-        found = runner.compare(taking_part, shared, runs, options, Reporter(console), across=_names(across))
-    except Interrupted as interrupted:
-        raise KeyboardInterrupt(str(interrupted)) from None
+    found = runner.compare(taking_part, shared, runs, options, Reporter(console), across=_names(across))
     _show_found(found, sides, baseline, output, console)
 
 

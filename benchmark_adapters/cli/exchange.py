@@ -95,5 +95,6 @@ def import_run(
 def _said_of_an_interrupt(told: str) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(told) from None
+    except KeyboardInterrupt as error:
+        error.args = (told,)
+        raise

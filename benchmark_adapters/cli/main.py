@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from benchmark_adapters import signals
 from benchmark_adapters.cli import check as check_command
 from benchmark_adapters.cli import compare as compare_command
 from benchmark_adapters.cli import convert_prior as convert_prior_command
@@ -30,7 +31,7 @@ from dd_plugins.errors import DDPluginsError
 
 
 class _Commands(TyperGroup):
-    """Trusts the code that its arguments name, and says that an interrupted command continues."""
+    """Trusts the code that its arguments name, and reports that an interrupted command continues."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         registry.add_trusted(registry.classes_named_in(args))
@@ -41,7 +42,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             _complain(str(error) or "interrupted; the same command continues")
-            raise typer.Exit(130) from None
+            raise typer.Exit(signals.exit_code(error)) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -93,13 +94,15 @@ app.command("table", epilog=table_command.EPILOG)(table_command.table)
 def run() -> None:
     """Runs the command.
 
-    Exit codes: 0 done, 1 failed while running, 2 not possible as asked, 3 a check failed, 130 interrupted.
+    Exit codes: 0 done, 1 failed while running, 2 not possible as asked, 3 a check failed, 130 interrupted (143 by
+    SIGTERM, 129 by SIGHUP).
     """
     # Threads that wait for work should sleep: spinning ones slow small networks down many times on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     try:
-        app()
+        with signals.raising():
+            app()
     except DDPluginsError as error:
         _complain(str(error))
         sys.exit(error.exit_code)

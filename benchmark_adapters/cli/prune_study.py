@@ -43,7 +43,6 @@ def prune_study(
     from benchmark_adapters.runner.config import resolve
     from benchmark_adapters.runner.find import find_run
     from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.pipeline import Interrupted
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
 
@@ -51,10 +50,7 @@ def prune_study(
     console = Console(stderr=output is not Format.table)
     options = Options(out, choose_device(device), data_root)
     taking_part = study.contenders(_shares("--rates", rates), _shares("--grid", grid), assignments or [])
-    try:
-        found = compare(taking_part, {}, runs, options, Reporter(console), study.common(base))
-    except Interrupted as interrupted:
-        raise KeyboardInterrupt(str(interrupted)) from None
+    found = compare(taking_part, {}, runs, options, Reporter(console), study.common(base))
     scored = next(iter(found.configs.values())).protocol
     header, rows = report.table(report.entries(found.records, scored), scored, study.PLAIN)
     show_table(header, rows, output, console, f"protocol {scored.name}", report.CAPTION)

@@ -93,7 +93,6 @@ def run(
     from benchmark_adapters.runner.benchmarks import make_benchmark, score_by, split_settings
     from benchmark_adapters.runner.config import resolve
     from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.pipeline import Interrupted
     from benchmark_adapters.runner.pipeline import run as make_run
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
@@ -120,10 +119,7 @@ def run(
     if dry_run:
         _show_plan(resolved, options, console)
         return
-    try:
-        record = make_run(resolved, options, Reporter(console))
-    except Interrupted as interrupted:
-        raise KeyboardInterrupt(str(interrupted)) from None
+    record = make_run(resolved, options, Reporter(console))
     for name, each in made.items():
         where = str(out / record["id"])
         record = score_by(name, each, where, None, options, Reporter(console))

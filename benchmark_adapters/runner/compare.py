@@ -10,7 +10,7 @@ from typing import Any
 from benchmark_adapters.runner.config import RunConfig, resolve
 from benchmark_adapters.runner.methods import canonical_method
 from benchmark_adapters.runner.parts import Options, load_real
-from benchmark_adapters.runner.pipeline import Interrupted, check_plan, run
+from benchmark_adapters.runner.pipeline import check_plan, run
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.rescore import rescore
 from benchmark_adapters.runner.store import read_record_file
@@ -167,8 +167,6 @@ def compare(
                 record, scores, _ = rescore(where, across, None, None, [], options, reporter, scored_as)
                 found.across = tuple(score["protocol_hash"] for score in scores)
             found.records[contender.name].append(record)
-        except Interrupted:  # that is no failure: nobody wants the others then
-            raise
         except DDPluginsError as error:
             found.failures[contender.name] = str(error)
         except Exception as error:

@@ -22,7 +22,8 @@ from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.prune import check_pruning, prune
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, load_stored, read_record_file, write_json
-from benchmark_adapters.runner.system import forget_peak, interruptible, interruptible_jobs, peak_memory_mib, versions
+from benchmark_adapters.runner.system import forget_peak, interruptible_jobs, peak_memory_mib, versions
+from benchmark_adapters.signals import Interrupted, interruptible
 from dd_plugins import registry
 from dd_plugins.api import (
     Context,
@@ -44,10 +45,6 @@ from dd_plugins.training import SMALL_BATCH, build_augmentation
 
 logger = logging.getLogger(__name__)
 CONDENSE_BATCH = 256  # images in a usual batch of a condensation
-
-
-class Interrupted(Exception):
-    """Ctrl-C: the state is saved."""
 
 
 def idle_rate(config: RunConfig, container: Parameterization) -> str:
@@ -114,7 +111,7 @@ def _condensed(config: RunConfig, real: RealData, options: Options, reporter: Re
     """The folder of a run that is condensed, if need be now, and not scored."""
     run_id = config.run_id(real.spec.fingerprint)
     folder = RunFolder(options.out / run_id)
-    with folder.locked(wait=True), _logged_to(folder.path / "log.txt", reporter):
+    with folder.locked("the set that is to be pruned"), _logged_to(folder.path / "log.txt", reporter):
         if "condense" not in folder.stages() or not folder.synthetic.exists():
             write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
             reporter.say(f"condense run {run_id} in {folder.path}, {config.over_budget:.0%} over its budget")
@@ -190,10 +187,11 @@ def _condense(
         blame = f"{config.parameterization.name} with {config.objective.name}"
         with _blaming("run of", blame, "condense"), one_thread(small_images(real)):
             finished = condensation.run(
-                lambda step, loss: job.update(step, note(loss)), asked, options.checkpoint_seconds
+                lambda step, loss: job.update(step, note(loss)), lambda: bool(asked()), options.checkpoint_seconds
             )
         if not finished:
-            raise Interrupted(f"interrupted at step {condensation.step} of {config.steps}; the same command continues")
+            at = f"interrupted at step {condensation.step} of {config.steps}; the same command continues"
+            raise Interrupted(at, asked())
     container.finish()
     container.save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
     _check_reloaded(container, config, folder)
@@ -367,7 +365,7 @@ class _Said(logging.Handler):
 
 @contextmanager
 def _logged_to(path: Path, reporter: Reporter) -> Iterator[None]:
-    file = _LogFile(path, encoding="utf-8")
+    file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("dd_plugins", "benchmark_adapters")]
     shown = any(isinstance(handler, _Said) for handler in loggers[0].handlers)  # by the run that this one is a part of

@@ -6,8 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from benchmark_adapters.runner.parts import Options, load_real
 from benchmark_adapters.runner.pipeline import small_images, start_condensation
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.store import RunFolder
-from dd_plugins.api import Parameterization, RealData
+from dd_plugins.api import Parameterization, RealData, temporary_folder
 from dd_plugins.networks import build_network
 from dd_plugins.threads import one_thread
 from dd_plugins.training import Plan, accuracy, networks_at_once, train_networks
@@ -61,9 +59,9 @@ def profile_run(config: RunConfig, options: Options, reporter: Reporter, steps: 
         steps: Matching steps, and SGD updates, to measure.
     """
     real = load_real(config, options)
-    with TemporaryDirectory() as folder, one_thread(small_images(real)):
+    with temporary_folder() as folder, one_thread(small_images(real)):
         begun = time.perf_counter()
-        condensation = start_condensation(config, real, options, reporter, RunFolder(Path(folder)), "profile")
+        condensation = start_condensation(config, real, options, reporter, RunFolder(folder), "profile")
         started = time.perf_counter()
 
         def take_steps() -> None:

@@ -87,7 +87,7 @@ def _yardstick(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     folder = RunFolder(out / "yardsticks" / digest)
     # Another run may be scoring the same yardstick: then its score is worth waiting for.
-    with folder.locked(wait=True):
+    with folder.locked(f"the reference score of {chosen.name}"):
         known = read_record_file(folder.record)
         if known is not None and len(known["yardsticks"][0]["trials"]) >= protocol.trials:
             return dict(known["yardsticks"][0])

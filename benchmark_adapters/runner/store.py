@@ -20,9 +20,12 @@ from dd_plugins.api import (
     ResumeMismatch,
     RunLocked,
     SyntheticFileError,
+    guarded,
+    holder,
     locked,
     read_stored,
     read_tensors,
+    sweep,
     write_atomically,
     write_tensors,
 )
@@ -65,22 +68,24 @@ class RunFolder:
         return self.path / "trials.jsonl"
 
     @contextmanager
-    def locked(self, wait: bool = False) -> Iterator[None]:
-        """Keeps other processes out; the lock goes with the process, however it ends.
+    def locked(self, what: str | None = None) -> Iterator[None]:
+        """Keeps other processes out, removes what ended ones left half written, and refuses to write if it is replaced.
 
         Args:
-            wait: Wait until another process is done with it, instead of raising.
+            what: What another process may be making here, to wait for it; None: raise instead of waiting.
 
         Raises:
             RunLocked: If another process holds it.
+            FolderReplaced: From whatever writes within it, once the folder was removed or replaced.
         """
+        lock = self.path / ".lock"
         with ExitStack() as held:
             try:
-                held.enter_context(locked(self.path / ".lock", (lambda: None) if wait else None))
+                held.enter_context(locked(lock, what))
             except BlockingIOError:
-                raise RunLocked(f"{self.path} is in use by another process") from None
-            for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
-                half_written.unlink()
+                raise RunLocked(f"{self.path} is in use by another process ({holder(lock)})") from None
+            sweep(self.path)
+            held.enter_context(guarded(lock))
             yield
 
     # ---- stages -------------------------------------------------------------------------------------------------

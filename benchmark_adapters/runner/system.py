@@ -1,21 +1,20 @@
-"""What the machine is asked for: device, and Ctrl-C that waits for the end of a step."""
+"""What the machine is asked for: device, memory, versions, and signals that wait for the end of a step."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 import resource
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.signals import Interrupted, interruptible
 from dd_plugins.api import UsageError
 from dd_plugins.api.progress import StartJob
 
@@ -77,10 +76,10 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def interruptible_jobs(reporter: Reporter) -> Iterator[StartJob]:
-    """Within it the first Ctrl-C ends what its jobs watch where their next step is counted, the second at once.
+    """Within it the first signal ends what its jobs watch where their next step is counted, the second at once.
 
     Raises:
-        KeyboardInterrupt: From that job, or at the end if none was under way.
+        Interrupted: From that job, or at the end if none was under way.
     """
     with interruptible(reporter.say) as asked:
 
@@ -90,34 +89,11 @@ def interruptible_jobs(reporter: Reporter) -> Iterator[StartJob]:
 
                 def note(done: int) -> None:
                     update(done)
-                    if asked():
-                        raise KeyboardInterrupt
+                    if number := asked():
+                        raise Interrupted(number=number)
 
                 yield note
 
         yield job
-        if asked():
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def interruptible(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Within it the first Ctrl-C only sets a flag, which the yielded function tells; the second ends the process.
-
-    Args:
-        say: Tells the user that the first one was heard: a step can take long.
-    """
-    asked = False
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            signal.default_int_handler(signum, frame)
-        asked = True
-        say("interrupted: ends behind this step (Ctrl-C again: at once, back to the last checkpoint)")
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
+        if number := asked():
+            raise Interrupted(number=number)

@@ -1,8 +1,10 @@
 """All that a third party imports: the contracts, the data they pass, and the errors they raise."""
 
+from dd_plugins.api.atomic import check_guarded, guarded, staged, sweep, temporary_folder, write_atomically
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import Dataset, DataSource, DataSpec, RawData, RealData, Split
-from dd_plugins.api.files import locked, read_tensors, staged, write_atomically, write_tensors
+from dd_plugins.api.files import read_tensors, write_tensors
+from dd_plugins.api.locks import holder, locked
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context, DifferentiableObjective, Match, MatchingObjective, checked_match
 from dd_plugins.api.parameterization import Parameterization, Prior, Stage
@@ -17,6 +19,7 @@ from dd_plugins.errors import (
     DataError,
     DDPluginsError,
     DivergedError,
+    FolderReplaced,
     IncompatibleError,
     MissingExtraError,
     PluginContractError,
@@ -42,6 +45,7 @@ __all__ = [
     "Dataset",
     "DifferentiableObjective",
     "DivergedError",
+    "FolderReplaced",
     "IncompatibleError",
     "LedgerEntry",
     "Match",
@@ -69,12 +73,17 @@ __all__ = [
     "UnknownPluginError",
     "UntrustedPluginError",
     "UsageError",
+    "check_guarded",
     "checked_match",
+    "guarded",
+    "holder",
     "locked",
     "parse_config",
     "read_stored",
     "read_tensors",
     "staged",
+    "sweep",
+    "temporary_folder",
     "write_atomically",
     "write_tensors",
 ]

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dd_plugins.api import DataError, DataSpec, RealData, SyntheticFileError, read_tensors, write_tensors
+from dd_plugins.api import DataError, DataSpec, RealData, SyntheticFileError, locked, read_tensors, write_tensors
 
 EPSILON = 0.1  # added to every eigenvalue
 MOST = 4096  # numbers in an image up to which its covariance is worth the memory
@@ -111,13 +111,19 @@ def _read(file: Path) -> Whitening | None:
 
 def _fitted(real: RealData, file: Path) -> Whitening:
     """The whitening of the training images; a damaged copy in the cache is replaced."""
-    if (found := _read(file)) is not None:
-        return Whitening(found.matrix.to(real.device), found.mean.to(real.device))
+    if (found := _read(file)) is None:
+        with locked(file.with_suffix(".lock"), f"the whitening matrix of {real.spec.name}"):
+            if (found := _read(file)) is None:
+                found = _fit(real)
+                write_tensors(file, {"matrix": found.matrix.cpu(), "mean": found.mean.cpu()}, {})
+    return Whitening(found.matrix.to(real.device), found.mean.to(real.device))
+
+
+def _fit(real: RealData) -> Whitening:
     from kornia.enhance import zca_mean  # seconds to import, and seldom needed
 
     images = _flat(real.train.pixels[real.train.index])
     matrix, mean, _ = zca_mean(images, dim=0, unbiased=True, eps=EPSILON)
-    write_tensors(file, {"matrix": matrix.cpu(), "mean": mean.cpu()}, {})
     return Whitening(matrix, mean)
 
 

@@ -181,7 +181,7 @@ def find_judge(
         _train(judge, recipe, real, job)
         return judge
     if not file.exists():
-        with one_at_a_time(file.with_suffix(".lock"), job):
+        with one_at_a_time(file.with_suffix(".lock"), f"the classifier of {real.spec.name} for distances", job):
             if not file.exists():
                 _train(judge, recipe, real, job)
                 reached = accuracy(judge, real.validation.images, real.validation.labels)

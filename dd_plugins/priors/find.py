@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def find_prior(
         if few < LEAST_IMAGES:
             raise DataError(f"a prior needs {LEAST_IMAGES} training images of every class; one has {few}")
         spread_of_real(real)  # its gates could not be measured; before hours of training
-        with one_at_a_time(path / ".lock", job):
+        with one_at_a_time(path / ".lock", f"the prior of {real.spec.name}", job):
             if not (path / ABOUT).exists():
                 _make(path, real, recipe, network, make_network, job, checkpoint_seconds)
     try:
@@ -190,16 +191,27 @@ def gates_of(
     content = [VERSION, prior.about["sha256"], real.spec.fingerprint, dict(network), classes]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
     file = None if cache is None else cache / FOLDER / f"gates-{digest}.json"
-    if file is not None and file.exists():
-        try:
-            if kept := Gates.read(json.loads(file.read_text(encoding="utf-8"))):
-                return kept
-        except ValueError:
-            pass  # a damaged copy is measured anew, and written over
-    with job("measure the prior", 1) as update:
-        check_contract(prior.generator.to(real.device))
-        gates = measure(prior.generator, real, make_network)
+    if (kept := _kept_gates(file)) is not None:
+        return kept
+    with ExitStack() as held:
         if file is not None:
-            write_atomically(file, json.dumps(gates.to_dict()).encode())
-        update(1)
+            held.enter_context(one_at_a_time(file.with_suffix(".lock"), "the measurement of the prior", job))
+            if (kept := _kept_gates(file)) is not None:
+                return kept
+        with job("measure the prior", 1) as update:
+            check_contract(prior.generator.to(real.device))
+            gates = measure(prior.generator, real, make_network)
+            if file is not None:
+                write_atomically(file, json.dumps(gates.to_dict()).encode())
+            update(1)
     return gates
+
+
+def _kept_gates(file: Path | None) -> Gates | None:
+    """What was measured before; None if nothing was kept, or a damaged copy, which is measured and written again."""
+    if file is None or not file.exists():
+        return None
+    try:
+        return Gates.read(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError:
+        return None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from dd_plugins.api import DataError, DDPluginsError, parse_config, read_tensors
+from dd_plugins.api import DataError, DDPluginsError, parse_config, read_tensors, temporary_folder
 from dd_plugins.priors.base import check_contract
 from dd_plugins.priors.convert import WEIGHTS, convert
 from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, save_prior
@@ -43,9 +42,9 @@ def convert_stylegan(source: Path, to: Path, key: str = "G_ema", licence: str = 
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise DataError(f"{to} is {'not empty' if to.is_dir() else 'a file'}; choose another folder")
     to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=to.parent) as folder:
-        about = convert(source, Path(folder), key)
-        tensors, _ = read_tensors(Path(folder) / WEIGHTS)
+    with temporary_folder(to) as folder:
+        about = convert(source, folder, key)
+        tensors, _ = read_tensors(folder / WEIGHTS)
     tensors = {name: value.float() for name, value in tensors.items() if name not in UNUSED}
     try:
         config = config_of(about["classes"], tensors)

@@ -120,14 +120,14 @@ def load_prior(
 
 
 @contextmanager
-def one_at_a_time(file: Path, job: StartJob) -> Iterator[None]:
-    """Keeps a training to one process; another one that is at it is waited for, and the job says so."""
+def one_at_a_time(file: Path, what: str, job: StartJob) -> Iterator[None]:
+    """Keeps a training to one process; waits for another one's, with a job whose watcher may end the wait."""
     with ExitStack() as held:
         try:
             held.enter_context(locked(file))
         except BlockingIOError:
-            with job("wait for another run", 1) as update:
-                held.enter_context(locked(file, lambda: update(0)))
+            with job(f"wait for {what}", 1) as update:
+                held.enter_context(locked(file, what, lambda: update(0)))
         yield
 
 

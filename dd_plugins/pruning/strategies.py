@@ -17,6 +17,7 @@ from dd_plugins.api import (
     PruningStrategy,
     SyntheticFileError,
     SyntheticSet,
+    locked,
     read_tensors,
     write_tensors,
 )
@@ -91,22 +92,30 @@ class ScoreAndSelect(PruningStrategy):
         kept = _kept_in(context, images, recipe, [*born, *seeds])
         if kept is not None and config.score in (known := _read(kept)):
             return known[config.score]
-        networks = [context.make_network(seed) for seed in born]
-        total = Plan.of(recipe, len(targets)).total * len(networks)
+        if kept is None or config.score in ENDS_EARLY:
+            return self._watched(images, context, born, seeds)[config.score].cpu()
+        with locked(kept.with_suffix(".lock"), "the scores of the images to prune"):
+            if config.score not in (known := _read(kept)):
+                found = self._watched(images, context, born, seeds)
+                known = {name: score.cpu() for name, score in found.items()}
+                write_tensors(kept, known, {})  # one training gives all scores that logits decide
+        return known[config.score]
+
+    def _watched(self, images: SyntheticSet, context: Context, born: list[int], seeds: list[int]) -> dict[str, Tensor]:
+        """Scores from one training of networks with these seeds for their weights and their batches."""
+        recipe, networks = self.config.recipe(), [context.make_network(seed) for seed in born]
+        total = Plan.of(recipe, len(images.targets)).total * len(networks)
         with context.job("watch the training", total) as update:
-            found = watched_training(
+            return watched_training(
                 networks,
                 images.images,
-                targets,
+                images.targets,
                 recipe,
                 images.data,
                 seeds=seeds,
-                wanted=config.score,
+                wanted=self.config.score,
                 on_update=lambda done, _: update(done),
             )
-        if kept is not None and config.score not in ENDS_EARLY:  # one training tells all scores that logits decide
-            write_tensors(kept, {name: score.cpu() for name, score in found.items()}, {})
-        return found[config.score].cpu()
 
     def select(self, score: Tensor, targets: Tensor, num_keep: int) -> Tensor:
         """The images to keep: int64, ``(num_keep,)``, ascending, every class in proportion."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
-from dd_plugins.api import DataError, Dataset, RawData
+from dd_plugins.api import DataError, Dataset, RawData, temporary_folder
 from dd_plugins.datasets import HOME
 from dd_plugins.datasets.build import check_raw
 from dd_plugins.testing.checks import NotApplicable, Subject
@@ -36,8 +35,8 @@ def check_no_test_image_is_trained_on(subject: Subject) -> None:
 
 def check_reading_is_deterministic(subject: Subject) -> None:
     """Read twice, with the decoded copy and without, it is the same data, and global generators are left alone."""
-    with global_generators_left_alone(f"{subject.name}.read"), TemporaryDirectory() as cache:
-        found = [_read(subject, Path(cache)) for _ in range(2)]
+    with global_generators_left_alone(f"{subject.name}.read"), temporary_folder() as cache:
+        found = [_read(subject, cache) for _ in range(2)]
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         one, other = (getattr(raw, name) for raw in found)
         assert torch.equal(one, other), f"{subject.name}: other {name} the second time"
@@ -59,9 +58,9 @@ def _read(subject: Subject, cache: Path | None = None) -> RawData:
         raise NotApplicable(f"it needs an argument: check {subject.spec}:PATH")
     plugin: Dataset = subject.plugin(argument, subject.config)
     root = Path(os.environ.get("DD_PLUGINS_DATA") or HOME / "data").expanduser()
-    with TemporaryDirectory() as own:
+    with temporary_folder() as own:
         try:
-            return plugin.read(root, cache or Path(own))
+            return plugin.read(root, cache or own)
         except DataError as error:
             if argument:  # its place was given: then it has to be read
                 raise

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
-from dd_plugins.api import BudgetTooSmall, Parameterization, RealData, StorageBudget, UsageError
+from dd_plugins.api import BudgetTooSmall, Parameterization, RealData, StorageBudget, UsageError, temporary_folder
 from dd_plugins.seeds import make_generator
 from dd_plugins.testing.checks import NotApplicable, Subject
 from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
@@ -177,8 +175,8 @@ def check_is_rebuilt_from_its_file_alone(subject: Subject) -> None:
     """A saved file gives the same images bit by bit, and the file holds what the ledger counts."""
     container = _made(subject, made_up_data())
     container.finish()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "synthetic.safetensors"
+    with temporary_folder() as folder:
+        path = folder / "synthetic.safetensors"
         ledger = container.save(path)
         _made(subject, made_up_data(), seed=7).finish()  # what a class remembers is now of another set
         loaded = subject.plugin.load(path)
@@ -207,9 +205,9 @@ def check_pruning_keeps_the_other_images(subject: Subject) -> None:
         assert behind.elements < before.elements, (
             f"{subject.name} stores {behind.elements} elements without some of its images, {before.elements} with them"
         )
-    with TemporaryDirectory() as folder:
-        container.save(Path(folder) / "pruned.safetensors")
-        loaded = subject.plugin.load(Path(folder) / "pruned.safetensors")
+    with temporary_folder() as folder:
+        container.save(folder / "pruned.safetensors")
+        loaded = subject.plugin.load(folder / "pruned.safetensors")
     assert torch.equal(loaded.decode(), container.decode()), f"{subject.name}: a pruned set is reloaded as another one"
 
 

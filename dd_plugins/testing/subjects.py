@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dd_plugins.api import Context, Network, RawData, RealData
+from dd_plugins.api import Context, Network, RawData, RealData, temporary_folder
 from dd_plugins.datasets import build_real_data
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator
@@ -58,15 +58,17 @@ def context_for(real: RealData, seed: int = 0, groups: Tensor | None = None) -> 
         make_generator(seed),
         STEPS,
         torch.device("cpu"),
-        cache=Path(_folder().name),
+        cache=_folder(),
         groups=groups,
         network={"name": "convnet", "width": 4, "depth": 2},
     )
 
 
 @cache
-def _folder() -> TemporaryDirectory[str]:
-    return TemporaryDirectory(prefix="dd-plugins-checks-")
+def _folder() -> Path:
+    held = ExitStack()
+    atexit.register(held.close)
+    return held.enter_context(temporary_folder())
 
 
 @contextmanager

@@ -21,7 +21,16 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dd_plugins.api import DataError, Network, PluginConfig, RealData, read_tensors, write_atomically, write_tensors
+from dd_plugins.api import (
+    DataError,
+    Network,
+    PluginConfig,
+    RealData,
+    locked,
+    read_tensors,
+    write_atomically,
+    write_tensors,
+)
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import Strategy, TrainConfig, accuracy, networks_at_once, train_networks
 from dd_plugins.trajectories.unroll import flat_weights
@@ -100,21 +109,23 @@ class ExpertStore:
     ) -> None:
         """Trains whichever of the first ``count`` experts are missing; an interrupted call goes on where it was.
 
+        One process at a time trains experts of a recipe; others wait, and take what is there by then.
+
         Args:
             count: How many experts there shall be.
             at_once: How many are trained together; None: all on a GPU, as many as threads where batches are small.
             on_epoch: Called with the epochs done in this call, over all missing experts.
             strategy: Of the training loop.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        about = {"data": self.real.spec.to_dict(), "recipe": self.recipe.model_dump(mode="json")}
-        write_atomically(self.path / "experts.json", (json.dumps(about, indent=2) + "\n").encode())
-        missing, done = self.missing(count), 0
         at_once = at_once or networks_at_once(self.real.spec, self.real.train.labels, self.recipe.epoch())
-        for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
-            for _ in self._train_together(group, strategy):
-                done += len(group)
-                on_epoch(done)
+        about = {"data": self.real.spec.to_dict(), "recipe": self.recipe.model_dump(mode="json")}
+        with locked(self.path / ".lock", f"expert trajectories of {self.real.spec.name}"):
+            write_atomically(self.path / "experts.json", (json.dumps(about, indent=2) + "\n").encode())
+            missing, done = self.missing(count), 0
+            for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
+                for _ in self._train_together(group, strategy):
+                    done += len(group)
+                    on_epoch(done)
 
     def pair(self, number: int, epoch: int, later: int) -> tuple[Tensor, Tensor]:
         """An expert's weights behind two epochs (0: the start): float, ``(P,)`` each, on the data's device.
