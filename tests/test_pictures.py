@@ -12,7 +12,7 @@ from dd_plugins.datasets.zca import whitened
 
 
 def solid(levels, side=8):
-    """Images of one color each: uint8, ``(N, 3, side, side)``."""
+    """Images of one colour each: uint8, ``(N, 3, side, side)``."""
     return torch.tensor(levels, dtype=torch.uint8).view(-1, 3, 1, 1).expand(-1, 3, side, side).contiguous()
 
 
@@ -20,16 +20,16 @@ def make_set(images, targets, data):
     return SyntheticSet("x", data, data.normalize(images), torch.tensor(targets), StorageLedger(()))
 
 
-def count(path, color):
+def count(path, colour):
     page = np.asarray(Image.open(path).convert("RGB"))
-    return int((page == np.array(color)).all(-1).sum())
+    return int((page == np.array(colour)).all(-1).sum())
 
 
 RED, GREEN, BLUE, BROWN = (200, 10, 20), (10, 200, 20), (10, 20, 200), (120, 80, 40)
 DATA = DataSpec("x", 2, (3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
-def test_images_keep_their_colors_and_are_enlarged_without_smoothing(tmp_path):
+def test_images_keep_their_colours_and_are_enlarged_without_smoothing(tmp_path):
     file = tmp_path / "preview.png"
     save_preview(file, make_set(solid([RED, RED, GREEN]), [0, 0, 1], DATA))
     assert count(file, RED) == 2 * 64 * 64
@@ -47,15 +47,15 @@ def test_real_images_stand_next_to_synthetic_ones(tmp_path):
     file = tmp_path / "preview.png"
     made = make_set(solid([RED, RED, BLUE, BLUE]), [0, 0, 1, 1], real.spec)
     save_preview(file, made, real.class_names, real)
-    assert [count(file, color) for color in (RED, BLUE, GREEN, BROWN)] == [2 * 64 * 64] * 4
+    assert [count(file, colour) for colour in (RED, BLUE, GREEN, BROWN)] == [2 * 64 * 64] * 4
     page = np.asarray(Image.open(file).convert("RGB"))
     for ours, theirs in ((RED, GREEN), (BLUE, BROWN)):  # on the same rows, and to the right
-        (rows, columns), (real_rows, real_columns) = ((page == color).all(-1).nonzero() for color in (ours, theirs))
+        (rows, columns), (real_rows, real_columns) = ((page == colour).all(-1).nonzero() for colour in (ours, theirs))
         assert (rows.min(), rows.max()) == (real_rows.min(), real_rows.max())
         assert columns.max() < real_columns.min()
 
 
-def test_whitened_sets_are_shown_in_the_colors_of_the_data(tmp_path, monkeypatch):
+def test_whitened_sets_are_shown_in_the_colours_of_the_data(tmp_path, monkeypatch):
     monkeypatch.setenv("DD_PLUGINS_CACHE", str(tmp_path))
     noise = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images, labels = torch.cat([solid([RED] * 4 + [BLUE] * 4), noise]), torch.tensor([0] * 4 + [1] * 4 + [0, 1] * 20)
@@ -67,7 +67,7 @@ def test_whitened_sets_are_shown_in_the_colors_of_the_data(tmp_path, monkeypatch
     assert count(tmp_path / "preview.png", RED) == 64 * 64
     assert count(tmp_path / "preview.png", BLUE) == 64 * 64
     (tmp_path / f"zca-{plain.spec.fingerprint}.safetensors").unlink()
-    save_preview(tmp_path / "preview.png", made)  # no matrix: no colors, but no error
+    save_preview(tmp_path / "preview.png", made)  # no matrix: no colours, but no error
     assert count(tmp_path / "preview.png", RED) == 0
 
 

@@ -135,7 +135,7 @@ def test_files_that_are_none_of_ours(done, tmp_path, capsys):
         '{"format": 1, "plugin": "pixel", "config": 3}',
     ):
         save_file({"images": torch.zeros(2)}, file, {"dd_plugins": header})
-        assert "its header is damaged" in _refused(capsys, file), header
+        assert "its header" in _refused(capsys, file), header
     save_file({"images": torch.zeros(2)}, file, {"dd_plugins": '{"format": 99}'})
     assert "format 99 is newer than this release reads" in _refused(capsys, file)
 

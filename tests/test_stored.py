@@ -28,7 +28,7 @@ def test_a_set_keeps_its_data_source_when_it_is_loaded_pruned_and_saved_again(co
         container.keep(torch.arange(2))
 
 
-@pytest.mark.parametrize("name", ["", "two\nlines", '"quoted"', "日本", "\x00\x1b[31m", "a/../b"])
+@pytest.mark.parametrize("name", ["", "two\nlines", '"quoted"', "日本", "\x01\x1b[31m", "a/../b"])
 def test_names_of_any_kind_come_back(container, tmp_path, name):
     container.data_source = DataSource("x", {}, (name, "bee"))
     container.save(tmp_path / "set", "pixel")
@@ -36,9 +36,9 @@ def test_names_of_any_kind_come_back(container, tmp_path, name):
 
 
 def test_long_names_are_cut_and_broken_text_is_replaced(container, tmp_path):
-    container.data_source = DataSource("x", {}, ("a" * 2_000_000, "b\udcff"))  # not Unicode: a file name in Latin-1
+    container.data_source = DataSource("x\udcff", {}, ("a" * 2_000_000, "b\udcff\0"))  # file names in Latin-1
     container.save(tmp_path / "set", "pixel")
-    assert load_stored(tmp_path / "set").data_source.class_names == ("a" * 200, "b?")
+    assert load_stored(tmp_path / "set").data_source == DataSource("x?", {}, ("a" * 200, "b??"))
     assert (tmp_path / "set").stat().st_size < 3000
 
 
@@ -81,7 +81,7 @@ def test_headers_of_other_types_are_one_line(container, tmp_path, change, told):
     tensors, metadata = read_tensors(tmp_path / "set")
     header = {**json.loads(metadata["dd_plugins"]), **change}
     write_tensors(tmp_path / "wrong", tensors, {"dd_plugins": json.dumps(header)})
-    with pytest.raises(SyntheticFileError, match="wrong: its header is damaged") as caught:
+    with pytest.raises(SyntheticFileError, match="wrong: its header") as caught:
         read_stored(tmp_path / "wrong")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -21,7 +21,9 @@ EPILOG = """
 
 `dd-bench eval 3f2a90c1d4 --benchmark native` by DD-Ranking's definitions, with nothing chosen on test images
 
-`dd-bench eval synthetic.safetensors --dataset cifar10 --protocol dsa-steps`
+`dd-bench eval synthetic.safetensors --protocol dsa-steps` with the data set and the settings that the file names
+
+`dd-bench eval synthetic.safetensors --dataset folder:elsewhere --set data.size=32`
 """
 
 
@@ -56,7 +58,7 @@ def evaluate(
     from benchmark_adapters.runner.benchmarks import make_benchmark, score_by, split_settings
     from benchmark_adapters.runner.parts import Options
     from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.rescore import crfd, rescore
+    from benchmark_adapters.runner.rescore import crfd, rescore, split_data
     from benchmark_adapters.runner.system import choose_device
     from dd_plugins.errors import UsageError
 
@@ -81,7 +83,7 @@ def evaluate(
             raise UsageError("--full-data and --no-full-data go without --benchmark, which has yardsticks of its own")
         made = {name: make_benchmark(name, each) for name, each in settings.items()}
         deaf = [name for name, each in made.items() if not each.follows_protocol]
-        if (own or protocol or network) and deaf:
+        if (split_data(own)[0] or protocol or network) and deaf:
             raise UsageError(
                 f"{', '.join(deaf)} takes no protocol, network or number of trials of this command; its settings are "
                 f"--set benchmark.KEY=VALUE"

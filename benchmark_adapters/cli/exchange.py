@@ -20,7 +20,8 @@ EXPORT_EPILOG = """
 
 `dd-bench export 3f2a90c1d4 --to imagefolder --root pictures`
 
-What is exported are decoded images, so all that a container saves is gone. Nothing that is there is overwritten.
+What is exported are decoded images, so all that a container saves is gone. Nothing that is there is overwritten. The
+real data is needed for two things only: the colours of whitened sets, and the class names of sets of earlier releases.
 """
 IMPORT_EPILOG = """
 **Examples**
@@ -43,20 +44,27 @@ def export_run(
         str | None,
         typer.Option(help="dc-bench alone: whose place it takes, dc, dsa, dm, tm, random or kmeans.  [default: dm]"),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="The real data, for a FILE; by default as the file says.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The real data, to check the set and take its class names.")
+    ] = None,
+    assignments: Assignments = None,
     data_root: DataRoot = None,
     trust: Trust = None,
     out: Out = Path("runs"),
 ) -> None:
     """Write the decoded images of a stored set in a format that others read."""
+    from rich.console import Console
+
     from benchmark_adapters.formats import load_format
     from benchmark_adapters.runner.exchange import export_set
     from benchmark_adapters.runner.parts import Options
+    from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
 
     form = load_format(to, {"layout": layout} if layout else {}, to_export=True)
     with _said_of_an_interrupt("interrupted; nothing was written"):
-        written = export_set(stored, form, root, dataset, Options(out, choose_device("cpu"), data_root))
+        options, reporter = Options(out, choose_device("cpu"), data_root), Reporter(Console(stderr=True))
+        written = export_set(stored, form, root, dataset, assignments or [], options, reporter)
     for path in written:
         typer.echo(path)
 

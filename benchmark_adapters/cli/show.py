@@ -1,13 +1,17 @@
-"""dd-bench show: a run's record for people."""
+"""dd-bench show: a run's record, or a stored set, for people."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmark_adapters.cli.options import Out
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 EPILOG = """
 **Examples**
@@ -15,42 +19,57 @@ EPILOG = """
 `dd-bench show 3f2a90c1d4`
 
 `dd-bench show runs/3f2a90c1d4 --json`
+
+`dd-bench show synthetic.safetensors` shows what a stored set says about itself
 """
 
 
 def show(
-    run: Annotated[str, typer.Argument(help="A run's id (or the beginning of it), or its folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="A run's id (or the beginning of it), its folder, its record.json, or a synthetic.safetensors.",
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as it is.")] = False,
     out: Out = Path("runs"),
 ) -> None:
-    """Print a run's record: its scores, what is stored, and how it was made."""
+    """Print a run's record, also of a run that was interrupted while it was scored; or what a stored set says."""
     import json
+    from dataclasses import asdict
 
     from rich.console import Console
 
-    from benchmark_adapters.report.tables import benchmarks_table, ledger_table, score_table
+    from benchmark_adapters.report import details
     from benchmark_adapters.runner.find import find_run, read_record
+    from benchmark_adapters.runner.records import code_check, how_far
+    from benchmark_adapters.runner.store import read_record_file
+    from dd_plugins.api import read_stored
 
-    folder = find_run(run, out)
-    record = read_record(folder)
-    console = Console()
+    console, path = Console(), Path(run)
+    if path.is_file() and path.suffix != ".json":
+        header, tensors = read_stored(path)
+        if as_json:
+            typer.echo(json.dumps(asdict(header), indent=2))
+            return
+        _print(console, details.stored_tables(tensors, header), details.stored_lines(header))
+        return
+    folder = None if path.is_file() else find_run(run, out)
+    record = (read_record_file(path) or {}) if folder is None else read_record(folder)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return
-    config, made, pruned = record["config"], record["condensation"], record.get("pruning")
-    for score in record["scores"]:
-        console.print(score_table(record, score, config["ipc"]))
-    if record.get("benchmarks"):
-        console.print(benchmarks_table(record))
-    console.print(ledger_table(record["storage"]["ledger"], record["storage"]["budget"]))
-    lines = [f"run {record['id']}: {record['name']} (method {config['method']}), seed {config['seed']}"]
-    if "steps" in made:
-        lines.append(f"condensed in {made['steps']} steps, {made['seconds']} s, peak {made['peak_memory_mib']} MiB")
-    if pruned:
-        before, after = pruned["images"]
-        lines.append(f"pruned by {pruned['strategy']}: {after} of {before} images kept, {pruned['prune_seconds']} s")
-    lines += [
-        f"data: {record['data']['name']} {record['data']['origin']} {record['data']['fingerprint']}",
-        f"folder: {folder.path}",
-    ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    lines = [*details.record_lines(record, code_check()(record))]
+    if folder is not None:
+        lines.append(f"folder: {folder.path}")
+        if not folder.record.exists():
+            lines.append(how_far(folder))
+    _print(console, details.record_tables(record, console.width), lines)
+
+
+def _print(console: Console, tables: Iterable[RenderableType], lines: Iterable[str]) -> None:
+    for table in tables:
+        console.print(table)
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

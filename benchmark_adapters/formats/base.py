@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,7 +48,13 @@ class Imported:
 
 
 class Format(ABC):
-    """A layout of files."""
+    """A layout of files.
+
+    Attributes:
+        holds_pictures: Whether images are written for viewing too, in the colours of the data set.
+    """
+
+    holds_pictures: ClassVar[bool] = False
 
     def write(self, exported: Exported, root: Path) -> list[Path]:
         """Writes a set below ``root``; what is there already is never touched.

@@ -1,40 +1,54 @@
-"""Pictures in a folder for each class, with the exact tensors beside them: pictures have 256 levels, sets have more."""
+"""Pictures in a folder for each class, with the exact tensors next to them: sets have more levels than pictures."""
 
 from __future__ import annotations
 
+import json
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from benchmark_adapters.formats.base import Exported, Format, Imported, checked
-from benchmark_adapters.formats.pt import ABOUT, same_spec, write_about
+from benchmark_adapters.formats.pt import ABOUT, same_spec, test_images, write_about
+from benchmark_adapters.report.pictures import picture
 from dd_plugins.api import RealData, SyntheticFileError, read_tensors, staged, write_tensors
+from dd_plugins.datasets import pixel_values
 from dd_plugins.errors import DataError
 
-EXACT = "exact.safetensors"
+EXACT, CLASSES = "exact.safetensors", "classes.json"
+FORBIDDEN = frozenset('/\\:*?"<>|')  # in names of files, on one system or another
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # on Windows
+MAX_BYTES = 200  # of a folder's name; file systems allow 255
 
 
 class ImageFolders(Format):
-    """``train/CLASS/0000.png`` for torchvision's ImageFolder, and ``exact.safetensors``."""
+    """``train/CLASS/00000.png`` for torchvision's ImageFolder, ``classes.json`` and ``exact.safetensors``.
+
+    Folders have the names of the classes, as far as file systems allow; ``classes.json`` lists them in the order of
+    the labels, which need not be that of the alphabet.
+    """
+
+    holds_pictures = True
 
     def write(self, exported: Exported, root: Path) -> list[Path]:
         """Writes the folder ``root``."""
+        folders = folder_names(exported.class_names)
+        classes = [{"name": name, "folder": own} for name, own in zip(exported.class_names, folders, strict=True)]
         with staged(root) as folder:
-            pictures = pictures_of(exported)
-            for number, (label, picture) in enumerate(zip(exported.targets.tolist(), pictures, strict=True)):
-                own = folder / "train" / f"{label:04d} {_safe(exported.class_names[label])}"
-                own.mkdir(parents=True, exist_ok=True)
-                picture.save(own / f"{number:05d}.png")
-            held = {"images": exported.images, "labels": exported.targets}
-            write_tensors(folder / EXACT, held, {})
-            write_about(exported, folder)
-        return [root / "train", root / EXACT, root / ABOUT]
+            for own in folders:
+                (folder / "train" / own).mkdir(parents=True)
+            for number, (label, image) in enumerate(zip(exported.targets.tolist(), pictures_of(exported), strict=True)):
+                image.save(folder / "train" / folders[label] / f"{number:05d}.png")
+            (folder / CLASSES).write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
+            write_tensors(folder / EXACT, {"images": exported.images, "labels": exported.targets}, {})
+            write_about(exported, folder, test_images=test_images(exported))
+        return [root / "train", root / CLASSES, root / EXACT, root / ABOUT]
 
     def read(self, path: Path, real: RealData) -> Imported:
-        """Reads the exact tensors of the folder."""
+        """Reads the exact tensors of the folder; ``classes.json``, which older exports lack, must agree."""
         same_spec(path, real)
+        _check_classes(path / CLASSES, real)
         try:
             held, _ = read_tensors(path / EXACT)
             return checked(held.get("images"), held.get("labels"), real.spec, real.class_names, path / EXACT)
@@ -42,16 +56,58 @@ class ImageFolders(Format):
             raise DataError(f"{error}; pictures alone are not the set, which has more than 256 levels") from None
 
 
-def pictures_of(exported: Exported) -> list[Image.Image]:
-    """The images as pictures of 8 bits, clipped to what can be shown; whitened ones are shown as they are stored."""
-    pixels = exported.data.denormalize(exported.images.cpu()).clamp(0, 1)
-    return [_picture(image) for image in (pixels * 255).round().to(torch.uint8)]
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """Names of folders for classes: those of the classes where every file system takes them, else close to them.
 
-
-def _picture(image: Tensor) -> Image.Image:
-    channels = image.shape[0]
-    return Image.fromarray((image[0] if channels != 3 else image.permute(1, 2, 0)).numpy())
+    No two are equal, even where upper and lower case, or composed and decomposed letters, are not told apart.
+    """
+    taken: set[str] = set()
+    found = []
+    for name in class_names:
+        wanted, number = _safe(name), 1
+        own = wanted
+        while own.casefold() in taken:
+            number += 1
+            own = f"{wanted} ({number})"
+        taken.add(own.casefold())
+        found.append(own)
+    return found
 
 
 def _safe(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in " -_" else "_" for letter in name)
+    text = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode())
+    kept = "".join("_" if letter in FORBIDDEN or not letter.isprintable() else letter for letter in text)
+    kept = kept.encode()[:MAX_BYTES].decode(errors="ignore").strip().rstrip(".").rstrip()
+    hidden = not kept or kept.startswith(".") or kept.partition(".")[0].rstrip().casefold() in RESERVED
+    return f"_{kept}" if hidden else kept
+
+
+def _check_classes(file: Path, real: RealData) -> None:
+    """Refuses an order of classes that is not that of the data set, where both have the same names.
+
+    Raises:
+        DataError: If it is another, or the file is damaged.
+    """
+    if not file.exists():
+        return
+    try:
+        names = [str(entry["name"]) for entry in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DataError(f"{file}: damaged ({type(error).__name__}: {error})") from None
+    if len(names) != real.spec.num_classes:
+        raise DataError(f"{file}: {len(names)} classes, but {real.spec.name} has {real.spec.num_classes}")
+    if sorted(names) == sorted(real.class_names) and names != list(real.class_names):
+        first = next(label for label, name in enumerate(names) if name != real.class_names[label])
+        raise DataError(
+            f"{file}: the classes stand in another order than those of {real.spec.name}: class {first} is "
+            f"{names[first]!r}, not {real.class_names[first]!r}"
+        )
+
+
+def pictures_of(exported: Exported) -> list[Image.Image]:
+    """The images as pictures of 8 bits in the colours of the data set, clipped to what can be shown.
+
+    Raises:
+        DataError: If the set is whitened and its whitening matrix is not cached.
+    """
+    return [picture(pixels) for pixels in pixel_values(exported.images.cpu(), exported.data).clamp(0, 1)]

@@ -11,7 +11,7 @@ import torch
 
 from benchmark_adapters.formats.base import Exported, Format, Imported, checked
 from benchmark_adapters.formats.imagefolder import pictures_of
-from benchmark_adapters.formats.pt import ABOUT, same_spec, write_about
+from benchmark_adapters.formats.pt import ABOUT, same_spec, test_images, write_about
 from dd_plugins.api import DataError, RealData, staged
 
 FILE = "data/train-00000-of-00001.parquet"
@@ -32,7 +32,9 @@ tags:
 
 - `image`: a picture of 8 bits, clipped to what can be shown
 - `label`: the class
-- `pixels`: the exact numbers, float32, C x H x W, normalised with mean {mean} and deviation {std}: train on these
+- `pixels`: the exact numbers, float32, {shape} (C x H x W), {space}: train on these
+
+Test images need the same transform: {transform}.
 
 The licence is that of the data the set was made from. Written by dd-plugins; `about.json` says from which run.
 """
@@ -40,6 +42,8 @@ The licence is that of the data the set was made from. Written by dd-plugins; `a
 
 class ParquetFormat(Format):
     """``data/train-00000-of-00001.parquet`` as `datasets.load_dataset` reads it, and a ``README.md``."""
+
+    holds_pictures = True
 
     def write(self, exported: Exported, root: Path) -> list[Path]:
         """Writes the folder ``root``."""
@@ -69,7 +73,7 @@ class ParquetFormat(Format):
             (folder / FILE).parent.mkdir()
             pq.write_table(table, folder / FILE)
             (folder / "README.md").write_text(_card(exported))
-            write_about(exported, folder)
+            write_about(exported, folder, test_images=test_images(exported))
         return [root / FILE, root / "README.md", root / ABOUT]
 
     def read(self, path: Path, real: RealData) -> Imported:
@@ -108,6 +112,7 @@ def _card(exported: Exported) -> str:
         method=exported.notes.get("name", "an unknown method"),
         ipc=exported.ipc,
         s="" if exported.ipc == 1 else "s",
-        mean=[round(value, 6) for value in data.mean],
-        std=[round(value, 6) for value in data.std],
+        shape=" x ".join(map(str, data.image_shape)),
+        space="ZCA-whitened" if data.whitened else "normalised per channel",
+        transform=test_images(exported),
     )

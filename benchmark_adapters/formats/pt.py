@@ -30,7 +30,7 @@ class PtFormat(Format):
                 "classes": list(exported.class_names),
             }
             torch.save(content, folder / NAME)
-            write_about(exported, folder)
+            write_about(exported, folder, test_images=test_images(exported))
         return [root / NAME, root / ABOUT]
 
     def read(self, path: Path, real: RealData) -> Imported:
@@ -48,6 +48,20 @@ def write_about(exported: Exported, folder: Path, name: str = ABOUT, **more: Any
     about = {"data": exported.data.to_dict(), "ipc": exported.ipc, "classes": list(exported.class_names)}
     told = {**about, **exported.notes, **more}
     (folder / name).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def test_images(exported: Exported) -> str:
+    """How test images are brought into the space of the exact numbers of a set."""
+    data, notes = exported.data, exported.notes
+    if not data.whitened:
+        mean, std = ([round(value, 6) for value in values] for values in (data.mean, data.std))
+        return f"(pixels / 255 - mean) / std per channel, with mean {mean} and std {std}"
+    name, settings = notes.get("dataset", data.name), notes.get("data_settings", {})
+    return (
+        "ZCA whitening: (pixels / 255 - mean) @ matrix on flattened C x H x W images, with kornia.enhance.zca_mean("
+        "train, unbiased=True, eps=0.1) of the training images; dd_plugins.datasets.load_dataset("
+        f"{name!r}, config={ {**settings, 'zca': True}!r}).test.images() has them so"
+    )
 
 
 def read_about(folder: Path, name: str = ABOUT) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from benchmark_adapters.base import Benchmark, Cell, ScoreContext
 from benchmark_adapters.runner.config import settings_of
 from benchmark_adapters.runner.parts import Options
 from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.rescore import how_to_score, load_set
+from benchmark_adapters.runner.rescore import how_to_score, split_data
+from benchmark_adapters.runner.sets import load_set
 from benchmark_adapters.runner.store import read_record_file, write_json
 from dd_plugins import registry
 from dd_plugins.api import MissingExtraError, UsageError
@@ -79,12 +80,13 @@ def score_by(
         reporter: Shows the progress.
         protocol: For a benchmark that follows one; by default as the run was scored.
         network: Another network for it.
-        assignments: Settings of that protocol.
+        assignments: Settings of that protocol, and of the data set.
 
     Returns:
         The record.
     """
-    loaded = load_set(stored, dataset, options)
+    assignments, data = split_data(assignments)
+    loaded = load_set(stored, dataset, options, data)
     begun = time.perf_counter()
     with loaded.folder.locked(), reporter.job(f"benchmark {name}", 1) as job:
         record = read_record_file(loaded.folder.record) or loaded.record

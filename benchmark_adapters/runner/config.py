@@ -16,6 +16,7 @@ from benchmark_adapters.runner.methods import choose_method, exchanged_container
 from benchmark_adapters.runner.suggestions import unknown_keys
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
+from dd_plugins.api.reading import read_json
 from dd_plugins.datasets import split_spec
 
 PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
@@ -130,13 +131,13 @@ def resolve(
         flags: ``method``, ``parameterization``, ``objective``, ``dataset``, ``ipc``, ``protocol``, ``seed``, ``steps``;
             None for what was not given.
         assignments: ``a.b=c`` as given to ``--set``; c is read as YAML.
-        config_file: A YAML file, for instance the ``config.yaml`` of another run.
+        config_file: A YAML file, for instance the ``config.yaml`` of another run; or the record of a run.
         base: Dotted keys in the place of such a file.
 
     Raises:
         ConfigError: Names the dotted path, the value, and what is allowed.
     """
-    file_values = flatten(_read_yaml(config_file)) if config_file else dict(base or {})
+    file_values = flatten(_config_of(_read_yaml(config_file), config_file)) if config_file else dict(base or {})
     if file_values.get("pruning.name", "") is None:  # a run that was not pruned; the next one may be
         del file_values["pruning.name"]
         if not file_values.get("over_budget"):
@@ -266,7 +267,10 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.suffix == ".json":
+            values = read_json(path, ConfigError)
+        else:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -274,6 +278,30 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"--config {path}: expected a mapping at the top, but got {type(values).__name__}")
     return values
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration in the ``config.yaml`` of a run, as it is written; no plugin is imported for it.
+
+    Raises:
+        ConfigError: If it is not valid.
+    """
+    return parse_config(RunConfig, _read_yaml(path), "")
+
+
+def _config_of(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration in a file: the file itself, or what a record says about the run that made it.
+
+    Raises:
+        ConfigError: If it is the record of a set that no run condenses.
+    """
+    config = values.get("config")
+    if not isinstance(config, dict) or "scores" not in values:
+        return values
+    objective = config.get("objective")
+    if "imported" in values or not isinstance(objective, dict) or objective.get("name") == "none":
+        raise ConfigError(f"--config {path}: the record of {values.get('name')!r}, which is not condensed by a run")
+    return config
 
 
 def settings_of(assignments: Sequence[str]) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from torch import Tensor
 from benchmark_adapters.runner.config import RunConfig, plugin_identity, resolve
 from benchmark_adapters.runner.find import find_run, read_record
 from benchmark_adapters.runner.parts import Options, data_source, load_real, same_data
-from benchmark_adapters.runner.pipeline import make_record, reload
+from benchmark_adapters.runner.pipeline import reload
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.prune import check_pruning, prune_container, unit_labels
+from benchmark_adapters.runner.records import make_record
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.store import RunFolder, load_stored, write_json
 from dd_plugins import registry
@@ -86,7 +87,7 @@ def prune_stored(
             folder.forget_scores()
             _prune(source, real, keep, folder, options, reporter)
         folder.check_stored()
-        record = make_record(source.config, real, run_id, folder)
+        record = make_record(source.config, real.spec, run_id, folder)
         record["name"] = f"{source.name}, {record['pruning']['strategy']}, {100 * keep:g}% kept"
         if stored is None:  # nothing was learned
             record["config"] |= {"objective": {"name": "none"}, "method": "none"}
@@ -115,7 +116,7 @@ def _source(
     config = resolve({**flags, "over_budget": 0.0}, assignments, found.path / "config.yaml")
     real = load_real(config, options)
     container = load_stored(found.synthetic)
-    same_data(real, container, config.dataset)
+    same_data(real, container.data, config.dataset)
     container.data_source = data_source(config, real)
     return Source(container, config, made["name"], found.digest()), real
 

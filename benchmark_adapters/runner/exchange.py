@@ -14,37 +14,88 @@ import torch
 from benchmark_adapters.formats.base import Exported, Format
 from benchmark_adapters.runner.config import resolve
 from benchmark_adapters.runner.parts import Options, data_source, load_real
-from benchmark_adapters.runner.pipeline import make_record, reload
-from benchmark_adapters.runner.rescore import load_set
+from benchmark_adapters.runner.pipeline import reload
+from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runner.records import make_record
+from benchmark_adapters.runner.rescore import split_data
+from benchmark_adapters.runner.sets import Loaded, StoredSet, open_set, with_data
 from benchmark_adapters.runner.store import RunFolder, write_json
 from dd_plugins import registry
-from dd_plugins.api import RealData, StorageBudget, UsageError, write_atomically
+from dd_plugins.api import DataError, DDPluginsError, RealData, StorageBudget, UsageError, write_atomically
+from dd_plugins.datasets import has_colours
 
 CONTAINER = "pixel"  # of sets that come in
 
 
-def export_set(stored: str, form: Format, root: Path, dataset: str | None, options: Options) -> list[Path]:
-    """Writes a stored set, decoded, in a format.
+def export_set(
+    stored: str,
+    form: Format,
+    root: Path,
+    dataset: str | None,
+    assignments: Sequence[str],
+    options: Options,
+    reporter: Reporter,
+) -> list[Path]:
+    """Writes a stored set, decoded, in a format. The data it was made from is read only where it is needed.
 
     Args:
         stored: A run, or a file.
         form: The format.
         root: Where to.
-        dataset: The data, for a file; by default as the file says.
+        dataset: The data, to check the set against it; by default it is not read.
+        assignments: Settings of the data set, ``data.KEY=VALUE``.
         options: Device, data and folder.
+        reporter: Is told what the set does not hold.
 
     Returns:
         What was written.
+
+    Raises:
+        DataError: If the format holds pictures, the set is whitened, and neither its data nor its matrix is there.
     """
-    loaded = load_set(stored, dataset, options)
-    synthetic, record = loaded.synthetic, loaded.record
-    notes: dict[str, Any] = {"name": record["name"], "run": record.get("id", ""), "dataset": loaded.spec}
+    _, settings = split_data(assignments, ())
+    found = open_set(stored, options)
+    if dataset or settings:
+        found = with_data(found, dataset, options, settings)
+    elif not found.source.class_names:
+        found = _named(found, options, reporter)
+    if form.holds_pictures:
+        _check_colours(found, options)
+    synthetic, record, source = found.synthetic, found.record, found.source
+    notes: dict[str, Any] = {"name": record["name"], "run": record.get("id", ""), "dataset": source.dataset}
     notes["config"] = record.get("config", {})
-    notes["data_settings"] = notes["config"].get("data", {})
+    notes["data_settings"] = dict(source.settings)
     notes["storage"] = {part: record["storage"][part] for part in ("elements", "bytes", "budget")}
-    names = loaded.real.class_names
-    exported = Exported(synthetic.images.cpu(), synthetic.targets.cpu(), synthetic.data, names, loaded.ipc, notes)
+    names = source.names(synthetic.data.num_classes)
+    exported = Exported(synthetic.images.cpu(), synthetic.targets.cpu(), synthetic.data, names, found.ipc, notes)
     return form.write(exported, root)
+
+
+def _named(found: StoredSet, options: Options, reporter: Reporter) -> StoredSet:
+    """A set of an earlier release, whose file has no class names: with those of its data set, if that is there."""
+    try:
+        return with_data(found, None, options)
+    except DDPluginsError as error:
+        reporter.say(f"the set does not know its class names, and its data set is not there ({error})")
+        reporter.say("its classes are named 0, 1, ...; --dataset takes the names from a data set")
+        return found
+
+
+def _check_colours(found: StoredSet, options: Options) -> None:
+    """Makes sure that pictures of a whitened set can be written: their colours need its whitening matrix.
+
+    Raises:
+        DataError: If neither the matrix nor the data set is there.
+    """
+    if isinstance(found, Loaded) or has_colours(found.synthetic.data):
+        return
+    try:
+        with_data(found, None, options)  # finds the matrix and caches it
+    except DDPluginsError as error:
+        raise DataError(
+            f"the set is whitened, and the colours of its pictures need the data set ({error}); --dataset names it, "
+            f"and --to pt exports the numbers without pictures"
+        ) from None
 
 
 def import_set(
@@ -97,7 +148,7 @@ def import_set(
             container.save(folder.synthetic, CONTAINER)
             folder.mark("condense", sha256=folder.digest(), imported=path.name)
         folder.check_stored()
-        record = make_record(config, real, folder.path.name, folder)
+        record = make_record(config, real.spec, folder.path.name, folder)
         known = record["name"] if "imported" in record else f"imported {path.name}"
         record |= {"name": name or known, "imported": path.name}
         record["config"] |= {"objective": {"name": "none"}, "method": "none"}

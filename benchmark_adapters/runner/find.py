@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, read_json, read_record_file
+from benchmark_adapters.runner.records import how_far, unscored_record
+from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, read_record_file
 from dd_plugins.api import UsageError
 
 
@@ -15,6 +16,8 @@ def find_run(name: str, out: Path) -> RunFolder:
     Raises:
         UsageError: If there is none, or more than one begins like this.
     """
+    if Path(name).is_file() and Path(name).suffix == ".json":
+        raise UsageError(f"{name}: a record holds no images; dd-bench run --config {name} makes its set again")
     for path in (Path(name), out / name):
         if (path / "config.yaml").is_file():
             return RunFolder(path)
@@ -28,15 +31,12 @@ def find_run(name: str, out: Path) -> RunFolder:
 
 
 def read_record(folder: RunFolder) -> dict[str, Any]:
-    """The record of a run.
+    """The record of a run; without scores if the run stored its set and was interrupted before its first score.
 
     Raises:
-        UsageError: If the run is not finished.
+        UsageError: If the set is not stored yet; says how far the run is.
     """
-    record = read_record_file(folder.record, RUN_KEYS)
+    record = read_record_file(folder.record, RUN_KEYS) or unscored_record(folder)
     if record is None:
-        failure = read_json(folder.failure)
-        if isinstance(failure, dict):
-            raise UsageError(f"{folder.path} has no record: {failure['status']}: {failure['message']}")
-        raise UsageError(f"{folder.path} has no record yet: the run is not finished; its command continues it")
+        raise UsageError(f"{folder.path} has no record yet: {how_far(folder)}")
     return record

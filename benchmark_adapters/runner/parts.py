@@ -11,7 +11,7 @@ import torch
 
 from benchmark_adapters.runner.config import RunConfig
 from dd_plugins import registry
-from dd_plugins.api import DataError, DataSource, Network, Parameterization, RealData, StorageBudget
+from dd_plugins.api import DataError, DataSource, DataSpec, Network, Parameterization, RealData, StorageBudget
 from dd_plugins.datasets import load_dataset
 from dd_plugins.networks import build_network
 
@@ -70,9 +70,15 @@ def network_factory(config: RunConfig, real: RealData, device: torch.device) -> 
     return make_network
 
 
-def same_data(real: RealData, container: Parameterization, spec: str) -> RealData:
-    """Refuses to score a set on other data than it was made from."""
-    made, found = container.data, real.spec
+def same_data(real: RealData, made: DataSpec, spec: str) -> RealData:
+    """Refuses other data than a set was made from.
+
+    Args:
+        real: The data.
+        made: The spec that the set keeps.
+        spec: The data as the user names it, for messages.
+    """
+    found = real.spec
     if (made.image_shape, made.num_classes) != (found.image_shape, found.num_classes):
         raise DataError(
             f"the set was made from {made.name} ({made.num_classes} classes of {made.image_shape}), but {spec} has "

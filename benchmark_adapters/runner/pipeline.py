@@ -15,14 +15,15 @@ import torch
 
 from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.runner.condense import Condensation
-from benchmark_adapters.runner.config import PARTS, RunConfig, flatten
+from benchmark_adapters.runner.config import RunConfig, flatten
 from benchmark_adapters.runner.methods import load_method
 from benchmark_adapters.runner.parts import Options, build_container, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.prune import check_pruning, prune
+from benchmark_adapters.runner.records import make_record
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, load_stored, read_record_file, write_json
-from benchmark_adapters.runner.system import forget_peak, interruptible_jobs, peak_memory_mib, versions
+from benchmark_adapters.runner.store import RunFolder, load_stored, write_json
+from benchmark_adapters.runner.system import forget_peak, interruptible_jobs, peak_memory_mib
 from benchmark_adapters.signals import Interrupted, interruptible
 from dd_plugins import registry
 from dd_plugins.api import (
@@ -90,7 +91,7 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
                     larger = _condensed(config.unpruned, real, options, reporter)
                     prune(config, real, larger, folder, options, reporter)
             folder.check_stored()
-            record = make_record(config, real, run_id, folder)
+            record = make_record(config, real.spec, run_id, folder)
             synthetic = reload(folder, config, real, options)
             record = score_set(synthetic, config.protocol, config.ipc, record, folder, real, options.device, reporter)
             write_json(folder.record, record)
@@ -286,45 +287,6 @@ def _context(
         network=config.network.model_dump(mode="json"),
         job=job,
     )
-
-
-def make_record(config: RunConfig, real: RealData, run_id: str, folder: RunFolder) -> dict[str, Any]:
-    """The record so far, or a new one."""
-    known = read_record_file(folder.record, RUN_KEYS)
-    if known is not None:
-        return known
-    stored = load_stored(folder.synthetic)
-    ledger = stored.storage()
-    parts = (config.parameterization.name, config.objective.name)
-    name = " + ".join(parts) + (f" ({config.method})" if config.method not in parts else "")
-    if config.pruning is not None:
-        name = f"{name}, {config.pruning.name}"
-    elif config.over_budget:
-        name = f"{name}, {100 * config.over_budget:g}% over budget"
-    return {
-        "id": run_id,
-        "name": name,
-        "status": "stored",
-        "config": config.model_dump(mode="json"),
-        "data": real.spec.to_dict(),
-        "plugins": {
-            part: registry.find(kind, getattr(config, part).name).record()
-            for part, kind in {**PARTS, **({"pruning": "pruning"} if config.pruning else {})}.items()
-        },
-        "versions": versions(),
-        "storage": {
-            "elements": ledger.elements,
-            "bytes": ledger.nbytes,
-            "budget": StorageBudget.for_ipc(real.spec, config.ipc).elements,
-            "ledger": [asdict(entry) for entry in ledger.entries],
-            "priors": folder.stages().get("condense", {}).get("priors", []),
-        },
-        "images_per_class": list(stored.counts),
-        "condensation": folder.stages().get("condense", {}),
-        **({"pruning": folder.stages()["prune"]} if "prune" in folder.stages() else {}),
-        "scores": [],
-        "yardsticks": [],
-    }
 
 
 def _thinned(losses: list[float], points: int = 200) -> list[float]:

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import prod
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmark_adapters.runner.config import RunConfig, flatten, resolve
-from benchmark_adapters.runner.find import find_run, read_record
-from benchmark_adapters.runner.parts import Options, network_factory, same_data
+from benchmark_adapters.runner.config import RunConfig, flatten, resolve, settings_of
+from benchmark_adapters.runner.parts import Options, network_factory
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runner.store import RunFolder, load_stored, read_record_file, write_json
+from benchmark_adapters.runner.sets import Loaded, load_set
+from benchmark_adapters.runner.store import read_record_file, write_json
 from dd_plugins import registry
-from dd_plugins.api import Parameterization, RealData, StorageBudget, SyntheticSet, UsageError
-from dd_plugins.datasets import load_dataset
+from dd_plugins.api import UsageError
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A stored set, decoded, with the data it was made from.
-
-    Attributes:
-        synthetic: The set.
-        real: The data.
-        record: Its record, or a bare one for a file of its own.
-        folder: Where scores go.
-        spec: The data set as the user would name it.
-        ipc: Of the budget.
-        made_under: The protocol that its run was scored under.
-    """
-
-    synthetic: SyntheticSet
-    real: RealData
-    record: dict[str, Any]
-    folder: RunFolder
-    spec: str
-    ipc: int
-    made_under: dict[str, Any] | None
 
 
 def rescore(
@@ -63,7 +34,7 @@ def rescore(
         networks: None stands for the protocol's own.
         protocol: The protocol's name; by default as the run was scored.
         dataset: The data, for a file; by default as the file says.
-        assignments: Settings of the protocol.
+        assignments: Settings of the protocol, and of the data set.
         options: Device, data and folder.
         reporter: Shows the progress.
         scored_as: What "as the run was scored" means; by default what its record says, which is the first time.
@@ -71,9 +42,10 @@ def rescore(
     Returns:
         The record, the scores that were asked for, and the IPC of the budget.
     """
-    loaded = load_set(stored, dataset, options)
+    assignments, settings = split_data(assignments)
+    loaded = load_set(stored, dataset, options, settings)
     synthetic, real, record, folder = loaded.synthetic, loaded.real, loaded.record, loaded.folder
-    spec, ipc, made_under = loaded.spec, loaded.ipc, scored_as or loaded.made_under
+    spec, ipc, made_under = loaded.source.dataset, loaded.ipc, scored_as or loaded.made_under
     wanted = []
     with folder.locked():
         record = read_record_file(folder.record) or record  # what others added in the meantime
@@ -88,49 +60,25 @@ def rescore(
     return record, wanted, ipc
 
 
-def load_set(stored: str, dataset: str | None, options: Options) -> Loaded:
-    """Rebuilds a stored set from its file alone, and finds the data it was made from.
+def split_data(assignments: Sequence[str], sections: Sequence[str] = ("protocol",)) -> tuple[list[str], dict[str, Any]]:
+    """Assignments for scoring, and apart from them the settings of the data set (``data.KEY=VALUE``).
 
-    Args:
-        stored: A run, or a file.
-        dataset: The data, for a file; by default as the file says.
-        options: Device, data and folder.
+    Raises:
+        UsageError: If one is for neither, and so would have no effect.
     """
-    path = Path(stored)
-    folder = None if path.is_file() else find_run(stored, options.out)
-    container = load_stored(path if folder is None else folder.synthetic)
-    ipc = container.budget.elements // (container.data.num_classes * prod(container.data.image_shape))
-    made_under: dict[str, Any] | None = None
-    if folder is None:
-        if not ipc >= 1:
-            raise UsageError(
-                f"{stored}: its budget of {container.budget.elements} elements is less than one image a class"
-            )
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:10]
-        folder = RunFolder(options.out / "evaluations" / digest)
-        spec = dataset or container.data.name
-        record = _bare_record(container, stored)
-    else:
-        record = read_record(folder)
-        folder.check_stored()
-        spec = dataset or record["config"]["dataset"]
-        ipc, made_under = record["config"]["ipc"], record["config"]["protocol"]
-    allowed = StorageBudget.for_ipc(container.data, ipc).scaled(container.oversize())
-    if record.get("config", {}).get("over_budget") and "pruning" not in record:  # as asked for
-        allowed = container.budget
-    container.storage().enforce(allowed, stored)
-    container.to(options.device)
-    settings = {} if dataset else record.get("config", {}).get("data", {})
-    data = load_dataset(spec, options.data_root, options.device, config=settings)
-    real = same_data(data, container, spec)
-    with torch.no_grad():
-        synthetic = SyntheticSet(record["name"], real.spec, container.decode(), container.labels, container.storage())
-    return Loaded(synthetic, real, record, folder, spec, ipc, made_under)
+    heads = {text: re.split(r"[.=]", text.strip(), maxsplit=1)[0] for text in assignments}
+    if idle := [text for text, head in heads.items() if head not in (*sections, "data")]:
+        known = " and ".join(f"{section}.KEY" for section in (*sections, "data"))
+        raise UsageError(f"--set {' '.join(idle)} has no effect on a stored set; {known} can be set")
+    found = settings_of([text for text, head in heads.items() if head == "data"]).get("data", {})
+    if not isinstance(found, dict):
+        raise UsageError("--set data=...: expected --set data.KEY=VALUE")
+    return [text for text, head in heads.items() if head != "data"], found
 
 
 def how_to_score(loaded: Loaded, protocol: str | None, network: str | None, assignments: Sequence[str]) -> RunConfig:
     """A configuration whose protocol is that asked for, else the one that the set's run was scored under."""
-    return _config(loaded.spec, loaded.ipc, protocol, network, assignments, loaded.made_under)
+    return _config(loaded.source.dataset, loaded.ipc, protocol, network, assignments, loaded.made_under)
 
 
 def _config(
@@ -156,18 +104,6 @@ def _matches(score: dict[str, Any], config: RunConfig) -> bool:
     return bool(score["protocol_hash"] == config.protocol.hash)
 
 
-def _bare_record(container: Parameterization, name: str) -> dict[str, Any]:
-    ledger = container.storage()
-    return {
-        "name": Path(name).name,
-        "data": container.data.to_dict(),
-        "storage": {"elements": ledger.elements, "bytes": ledger.nbytes, "budget": container.budget.elements},
-        "images_per_class": list(container.counts),
-        "scores": [],
-        "yardsticks": [],
-    }
-
-
 def crfd(
     stored: str,
     networks: Sequence[str | None],
@@ -186,9 +122,10 @@ def crfd(
     Raises:
         IncompatibleError: If one of them has no maps; before any is trained.
     """
-    loaded = load_set(stored, dataset, options)
+    assignments, settings = split_data(assignments, ("network",))
+    loaded = load_set(stored, dataset, options, settings)
     made_on = loaded.record.get("config", {}).get("network")
-    flags = {"dataset": loaded.spec, "ipc": loaded.ipc, "parameterization": "pixel"}
+    flags = {"dataset": loaded.source.dataset, "ipc": loaded.ipc, "parameterization": "pixel"}
     judges = []
     for network in networks:
         named = flatten({"network": {"name": network} if network else made_on or {"name": "convnet"}})

@@ -23,6 +23,7 @@ from dd_plugins.api import (
     guarded,
     holder,
     locked,
+    read_metadata,
     read_stored,
     read_tensors,
     sweep,
@@ -146,6 +147,14 @@ class RunFolder:
     def save_checkpoint(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Writes the state of an unfinished condensation."""
         write_tensors(self.checkpoint, tensors, {"dd_plugins.checkpoint": json.dumps(notes)})
+
+    def checkpoint_notes(self) -> dict[str, Any] | None:
+        """What the last checkpoint notes, such as its ``step``; None if there is none, or if it is damaged."""
+        try:
+            notes = json.loads(read_metadata(self.checkpoint)["dd_plugins.checkpoint"])
+        except (SyntheticFileError, KeyError, ValueError, RecursionError):
+            return None
+        return notes if isinstance(notes, dict) else None
 
     def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The state of an unfinished condensation, or None.

@@ -3,7 +3,7 @@
 from dd_plugins.api.atomic import check_guarded, guarded, staged, sweep, temporary_folder, write_atomically
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import Dataset, DataSource, DataSpec, RawData, RealData, Split
-from dd_plugins.api.files import read_tensors, write_tensors
+from dd_plugins.api.files import read_metadata, read_tensors, write_tensors
 from dd_plugins.api.locks import holder, locked
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context, DifferentiableObjective, Match, MatchingObjective, checked_match
@@ -79,6 +79,7 @@ __all__ = [
     "holder",
     "locked",
     "parse_config",
+    "read_metadata",
     "read_stored",
     "read_tensors",
     "staged",

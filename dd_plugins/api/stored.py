@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from dd_plugins.api.data import DataSource, DataSpec
 from dd_plugins.api.files import read_tensors, write_tensors
+from dd_plugins.api.reading import parse_json, validated
 from dd_plugins.api.storage import StorageBudget
 from dd_plugins.errors import DataError, SyntheticFileError, UsageError
 
@@ -73,6 +74,7 @@ class _Source(_Part):
 class _Header(_Part):
     """The JSON of a header."""
 
+    format: int
     plugin: str = Field(max_length=MAX_TEXT)
     config: dict[str, Any]
     data: _Spec
@@ -110,14 +112,15 @@ def write_stored(path: Path, tensors: Mapping[str, Tensor], header: StoredHeader
         nbytes = len(json.dumps(dict(settings), sort_keys=True).encode())
         if nbytes > MAX_CONFIG_BYTES:
             raise UsageError(f"{who}: its configuration takes {nbytes} bytes, more than {MAX_CONFIG_BYTES}")
-    names = tuple(_stored_name(name) for name in header.source.class_names)
-    header = replace(header, source=replace(header.source, class_names=names))
+    names = tuple(_text(name, MAX_NAME) for name in header.source.class_names)
+    source = replace(header.source, dataset=_text(header.source.dataset, MAX_TEXT), class_names=names)
+    header = replace(header, source=source)
     write_tensors(path, tensors, {KEY: json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)})
 
 
-def _stored_name(name: str) -> str:
-    """A class name as it is stored: cut to a length, and without what is no Unicode text."""
-    return name[:MAX_NAME].encode("utf-8", "replace").decode("utf-8")
+def _text(text: str, longest: int) -> str:
+    """A text as it is stored: cut to a length, and without what `parse_json` refuses."""
+    return text[:longest].replace("\0", "?").encode("utf-8", "replace").decode("utf-8")
 
 
 def read_stored(path: Path) -> tuple[StoredHeader, dict[str, Tensor]]:
@@ -129,15 +132,12 @@ def read_stored(path: Path) -> tuple[StoredHeader, dict[str, Tensor]]:
     tensors, metadata = read_tensors(path)
     if KEY not in metadata:
         raise SyntheticFileError(f"{path}: a safetensors file, but not a synthetic set written by dd-plugins")
+    values = parse_json(metadata[KEY], f"{path}: its header", SyntheticFileError)
+    form = values.get("format") if isinstance(values, dict) else None
+    if isinstance(form, int) and form > FORMAT:
+        raise SyntheticFileError(f"{path}: format {form} is newer than this release reads ({FORMAT})")
     try:
-        values = json.loads(metadata[KEY])
-        if values["format"] > FORMAT:
-            raise SyntheticFileError(f"{path}: format {values['format']} is newer than this release reads ({FORMAT})")
-        header = _Header.model_validate(values).header()
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SyntheticFileError(f"{path}: its header is damaged ({where}: {first['msg']})") from None
-    except (AttributeError, DataError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise SyntheticFileError(f"{path}: its header is damaged ({type(error).__name__}: {error})") from None
+        header = validated(_Header, values, f"{path}: its header is damaged", SyntheticFileError).header()
+    except DataError as error:  # of the values together
+        raise SyntheticFileError(f"{path}: its header is damaged ({error})") from None
     return header, tensors

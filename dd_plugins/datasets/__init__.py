@@ -26,7 +26,7 @@ from dd_plugins.api import (
 from dd_plugins.datasets.build import build_real_data
 from dd_plugins.datasets.zca import find_whitening, whitened
 
-__all__ = ["build_real_data", "load_dataset", "pixel_values", "split_spec"]
+__all__ = ["build_real_data", "has_colours", "load_dataset", "pixel_values", "split_spec"]
 
 HOME = Path("~/.cache/dd-plugins")
 
@@ -110,6 +110,11 @@ def pixel_values(images: Tensor, data: DataSpec, cache: Path | None = None) -> T
             f"the data set {data.name}"
         )
     return whitening.invert(images)
+
+
+def has_colours(data: DataSpec, cache: Path | None = None) -> bool:
+    """Whether `pixel_values` can be computed: always, unless a whitening matrix is needed that is not cached."""
+    return not data.whitened or find_whitening(data, _cache(cache)) is not None
 
 
 def _cache(cache: Path | None) -> Path:
