@@ -4,9 +4,10 @@ Source:
     Zheng, Sun, Wu, Kailkhura, Mao, Xiao & Prakash, "Leveraging Hierarchical Feature Sharing for Efficient Dataset
     Condensation", ECCV 2024, arXiv 2310.07506:  x_{c,i} = D([f_c(m^D), m^C_c, m^I_{c,i}]), every float counted.
 Deviations:
-    The paper's tensor shapes and layers are not public; these are ours. Memories share one h x h grid and are joined as
+    The paper's tensor shapes and layers are not public; these are ours. Memories share one grid and are joined as
     channels; f_c is one convolution per class on m^D; D is a stack of [nearest x2, 3x3 convolution, LeakyReLU(0.2)] and
     a 3x3 convolution with a sigmoid. No normalisation inside D: batch statistics would couple the images.
+    Images of any height and width: where doubling the grid does not lead to them, D's output is cropped evenly.
     The optional warm start (fit random real images before matching) is ours.
 """
 
@@ -28,6 +29,7 @@ from dd_plugins.api import BudgetTooSmall, Parameterization, PluginConfig, RealD
 from dd_plugins.parameterizations.hmn_sizes import Sizes, find_sizes
 
 SLOPE = 0.2  # of the LeakyReLU
+MOST_SHARED = 0.5  # share of the budget above which the shared part is reported as too large
 logger = logging.getLogger(__name__)
 
 
@@ -44,14 +46,16 @@ class HMN(Parameterization):
     class Config(PluginConfig):
         """Settings of the hierarchical memory network; sizes left out are searched for within the budget."""
 
-        grid: int | None = Field(None, ge=1, description="side h of every memory: the image side over a power of 2")
+        grid: int | None = Field(
+            None, ge=1, description="shorter side of every memory: the image's over a power of 2, rounded up"
+        )
         dataset_channels: int | None = Field(None, ge=1, description="channels of the dataset-level memory")
         class_channels: int | None = Field(None, ge=1, description="channels of each class-level memory")
         instance_channels: int | None = Field(None, ge=1, description="channels of each instance-level memory")
         extractor_channels: int | None = Field(None, ge=1, description="channels that f_c makes of the dataset memory")
         extractor_kernel: Literal[1, 3] = Field(1, description="kernel of f_c")
         widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-            None, description="decoder channels behind each doubling of the side"
+            None, description="decoder channels after each doubling of the side"
         )
         max_images_per_class: int | None = Field(None, ge=1, description="fewer images than would fit")
         memory_lr: float = Field(1e-2, gt=0, description="learning rate of the memories")
@@ -70,10 +74,11 @@ class HMN(Parameterization):
         self.config = self.config.model_copy(update=asdict(self.sizes))
         fitting = self.sizes.images_per_class(self.data, self.budget.elements)
         if fitting < 1:
-            needed = self.sizes.shared(self.data) + self.data.num_classes * self.sizes.instance
+            instance = self.sizes.instance(self.data)
+            needed = self.sizes.shared(self.data) + self.data.num_classes * instance
             raise BudgetTooSmall(
                 f"hmn: one image per class needs {needed} elements (shared {self.sizes.shared(self.data)}, "
-                f"{self.sizes.instance} an image for {self.data.num_classes} classes), but the budget is "
+                f"{instance} an image for {self.data.num_classes} classes), but the budget is "
                 f"{self.budget.elements}; sizes: {self.sizes}"
             )
         return min(fitting, self.config.max_images_per_class or fitting)
@@ -82,10 +87,10 @@ class HMN(Parameterization):
         """Allocates the memories m^D, m^C and m^I, the extractors f and the decoder D, all zero."""
         if not hasattr(self, "sizes"):
             self.images_per_class()
-        size, classes, grid = self.sizes, self.data.num_classes, self.sizes.grid
-        self.dataset_memory = nn.Parameter(torch.zeros(1, size.dataset_channels, grid, grid))
-        self.class_memory = nn.Parameter(torch.zeros(classes, size.class_channels, grid, grid))
-        self.instance_memory = nn.Parameter(torch.zeros(num_images, size.instance_channels, grid, grid))
+        size, classes, grid = self.sizes, self.data.num_classes, self.sizes.memory_shape(self.data)
+        self.dataset_memory = nn.Parameter(torch.zeros(1, size.dataset_channels, *grid))
+        self.class_memory = nn.Parameter(torch.zeros(classes, size.class_channels, *grid))
+        self.instance_memory = nn.Parameter(torch.zeros(num_images, size.instance_channels, *grid))
         self.extractors = _empty_conv(size.dataset_channels, classes * size.extractor_channels, size.extractor_kernel)
         channels = [size.joined, *size.widths]
         self.decoder = nn.ModuleList(_empty_conv(a, b, 3) for a, b in pairwise(channels))
@@ -109,13 +114,19 @@ class HMN(Parameterization):
 
     def _decode(self, index: Tensor) -> Tensor:
         labels = self.labels[index]
-        size = self.sizes
-        extracted = self.extractors(self.dataset_memory).view(-1, size.extractor_channels, size.grid, size.grid)
+        grid = self.dataset_memory.shape[2:]
+        extracted = self.extractors(self.dataset_memory).view(-1, self.sizes.extractor_channels, *grid)
         hidden = torch.cat([extracted[labels], self.class_memory[labels], self.instance_memory[index]], dim=1)
         for conv in self.decoder:
             hidden = functional.interpolate(hidden, scale_factor=2.0, mode="nearest")
             hidden = functional.leaky_relu(conv(hidden), SLOPE)
-        return self.data.normalize(torch.sigmoid(self.output(hidden)))
+        return self.data.normalize(torch.sigmoid(self._cropped(self.output(hidden))))
+
+    def _cropped(self, maps: Tensor) -> Tensor:
+        """The middle of maps that are larger than the images."""
+        _, height, width = self.data.image_shape
+        top, left = (maps.shape[2] - height) // 2, (maps.shape[3] - width) // 2
+        return maps[:, :, top : top + height, left : left + width]
 
     def _keep(self, index: Tensor) -> None:
         self.instance_memory = nn.Parameter(self.instance_memory.detach()[index])
@@ -129,12 +140,21 @@ class HMN(Parameterization):
         ]
 
     def describe(self) -> str:
-        """The sizes, and how the budget is shared."""
+        """The sizes, how the budget is shared, and a warning if most of it is not spent on single images."""
         size, shared = self.sizes, self.sizes.shared(self.data)
-        return (
-            f"hmn: grid {size.grid}, channels of m^D {size.dataset_channels}, m^C {size.class_channels}, "
+        rows, columns = size.memory_shape(self.data)
+        grid = f"{rows}" if rows == columns else f"{rows}x{columns}"
+        share = shared / self.budget.elements
+        told = (
+            f"hmn: grid {grid}, channels of m^D {size.dataset_channels}, m^C {size.class_channels}, "
             f"m^I {size.instance_channels}, f {size.extractor_channels}, decoder {list(size.widths)}; R = {shared} "
-            f"({shared / self.budget.elements:.1%} of the budget), s = {size.instance} an image, G = {min(self.counts)}"
+            f"({share:.1%} of the budget), s = {size.instance(self.data)} an image, G = {min(self.counts)}"
+        )
+        if share <= MOST_SHARED:
+            return told
+        return (
+            f"{told}; warning: most of the budget goes to the decoder and to memories that all images share, "
+            f"which a larger IPC or smaller sizes would change"
         )
 
     def _warm_start(self, generator: Generator, real: RealData) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import prod, sqrt
+from math import ceil, prod, sqrt
 from typing import Any
 
-from dd_plugins.api import ConfigError, DataSpec, IncompatibleError
+from dd_plugins.api import ConfigError, DataSpec
 
 # What an instance memory takes of an image at IPC 1 in the published cell (and with sqrt(IPC) beyond), and how much of
 # the budget the shared part may take.
 INSTANCE_SHARE = 1 / 96
 SHARED_SHARE = 0.12
 CHANNELS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+SMALLEST_GRID = 4  # rows and columns of a grid that the search chooses
+LARGE_SIDE = 128  # from this side on the decoder doubles its maps four times instead of three
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,13 @@ class Sizes:
     extractor_kernel: int
     widths: tuple[int, ...]
 
-    @property
-    def instance(self) -> int:
+    def memory_shape(self, data: DataSpec) -> tuple[int, int]:
+        """Rows and columns of every memory: the image's over a power of 2, rounded up."""
+        return grid_shape(data, len(self.widths))
+
+    def instance(self, data: DataSpec) -> int:
         """Floats of one instance memory, s."""
-        return self.instance_channels * self.grid**2
+        return self.instance_channels * prod(self.memory_shape(data))
 
     @property
     def joined(self) -> int:
@@ -41,7 +46,7 @@ class Sizes:
 
     def memories(self, data: DataSpec) -> int:
         """Floats of m^D and m^C."""
-        return (self.dataset_channels + data.num_classes * self.class_channels) * self.grid**2
+        return (self.dataset_channels + data.num_classes * self.class_channels) * prod(self.memory_shape(data))
 
     def extractors(self, data: DataSpec) -> int:
         """Floats of all f_c."""
@@ -59,7 +64,7 @@ class Sizes:
 
     def images_per_class(self, data: DataSpec, budget: int) -> int:
         """G = floor((B - R) / (C s)); zero or below if nothing fits."""
-        return (budget - self.shared(data)) // (data.num_classes * self.instance)
+        return (budget - self.shared(data)) // (data.num_classes * self.instance(data))
 
 
 def find_sizes(data: DataSpec, budget: int, wanted: Mapping[str, Any]) -> Sizes:
@@ -68,24 +73,21 @@ def find_sizes(data: DataSpec, budget: int, wanted: Mapping[str, Any]) -> Sizes:
     The instance memory comes first, for it sets the number of images; then the widest decoder and class memory whose
     shared part stays below an eighth of the budget; below that, the smallest there is.
     """
-    _, height, width = data.image_shape
-    if height != width:
-        raise IncompatibleError(f"hmn: needs square images, but those of {data.name} have {height}x{width} pixels")
     fixed = {name: value for name, value in wanted.items() if value is not None}
-    grid = fixed.get("grid") or _grid(data)
-    doublings = _doublings(data, grid)
+    doublings = _doublings_to(data, fixed["grid"]) if "grid" in fixed else _doublings(data)
+    rows, columns = grid_shape(data, doublings)
     widths = fixed.get("widths")
     if widths is not None and len(widths) != doublings:
         raise ConfigError(
             f"parameterization.widths = {list(widths)}: expected {doublings} widths, one for each doubling from "
-            f"{grid} to {data.image_shape[1]} pixels"
+            f"{min(rows, columns)} to {min(data.image_shape[1:])} pixels"
         )
     ipc = max(budget / (data.num_classes * prod(data.image_shape)), 1)
-    instance = max(round(prod(data.image_shape) * INSTANCE_SHARE * sqrt(ipc) / grid**2), 1)
+    instance = max(round(prod(data.image_shape) * INSTANCE_SHARE * sqrt(ipc) / (rows * columns)), 1)
     candidates = [
         replace(
-            Sizes(grid, channels, channels, instance, channels, 1, _taper(width, doublings)),
-            **{**fixed, "grid": grid},
+            Sizes(min(rows, columns), channels, channels, instance, channels, 1, _taper(width, doublings)),
+            **fixed,
         )
         for width in CHANNELS
         for channels in CHANNELS
@@ -98,21 +100,37 @@ def find_sizes(data: DataSpec, budget: int, wanted: Mapping[str, Any]) -> Sizes:
 
 
 def _taper(width: int, doublings: int) -> tuple[int, ...]:
-    """Widths that halve once behind the first doubling: detail costs pixels, not channels."""
+    """Widths that shrink once after the first doubling: detail costs pixels, not channels."""
     return tuple(width if level == 0 else max(width * 3 // 4, 2) for level in range(doublings))
 
 
-def _grid(data: DataSpec) -> int:
-    """The smallest grid of four and up that reaches the image side by at most three doublings (four from 128 px on)."""
-    side = data.image_shape[1]
-    limit = 4 if side >= 128 else 3
-    options = [side >> k for k in range(limit + 1) if side % (1 << k) == 0 and side >> k >= 4]
-    return min(options, default=side)
+def grid_shape(data: DataSpec, doublings: int) -> tuple[int, int]:
+    """Rows and columns of the least grid that reaches the image's size by so many doublings."""
+    _, height, width = data.image_shape
+    return ceil(height / 2**doublings), ceil(width / 2**doublings)
 
 
-def _doublings(data: DataSpec, grid: int) -> int:
-    side = data.image_shape[1]
-    doublings = max((side // grid).bit_length() - 1, 0) if grid else 0
-    if grid << doublings != side:
-        raise ConfigError(f"parameterization.grid = {grid}: doubling it does not lead to a side of {side} pixels")
-    return doublings
+def _doublings(data: DataSpec) -> int:
+    """As many doublings as leave a grid of four rows and columns, but three at most (four from 128 px on).
+
+    Square images whose side can be halved evenly are halved evenly; all others are decoded larger and cropped.
+    """
+    _, height, width = data.image_shape
+    limit = 4 if min(height, width) >= LARGE_SIDE else 3
+    options = [k for k in range(limit + 1) if min(grid_shape(data, k)) >= SMALLEST_GRID]
+    most = max(options, default=0)
+    if height == width:
+        return max(k for k in range(most + 1) if height % 2**k == 0) or most
+    return most
+
+
+def _doublings_to(data: DataSpec, grid: int) -> int:
+    """How many doublings lead from a grid of ``grid`` rows or columns to the image's shorter side."""
+    side = min(data.image_shape[1:])
+    grids = [min(grid_shape(data, k)) for k in range((side - 1).bit_length() + 1)]
+    if grid not in grids:
+        raise ConfigError(
+            f"parameterization.grid = {grid}: doubling it does not lead to a side of {side} pixels; "
+            f"there are {', '.join(map(str, grids))}"
+        )
+    return grids.index(grid)

@@ -4,13 +4,14 @@ Source:
     Deng & Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memories for Neural Networks",
     NeurIPS 2022, arXiv 2206.02916, and its released code:  x_i = enlarge(A_i B).
 Deviations:
-    None in the container. The number of bases is published for CIFAR-10 at IPC 1 alone; elsewhere, left out, it is
-    ours: chosen so that about a hundred images of each class fit.
+    Sides that ``downsample`` does not divide are rounded up, which the code does not know. The number of bases is
+    published for CIFAR-10 at IPC 1 alone; elsewhere, left out, it is ours: chosen so that about a hundred images of
+    each class fit.
 """
 
 from __future__ import annotations
 
-from math import prod, sqrt
+from math import ceil, prod, sqrt
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from dd_plugins.api import BudgetTooSmall, ConfigError, Parameterization, RealData
+from dd_plugins.api import BudgetTooSmall, Parameterization, RealData
 
 # Where the number of bases is left out: what CIFAR-10 at IPC 1 has.
 WANTED_IMAGES = 115  # of each class
@@ -41,11 +42,6 @@ class RTP(Parameterization):
 
     def images_per_class(self) -> int:
         """The whole part of (budget - K d) / (classes K), with d the elements of a basis."""
-        _, height, width = self.data.image_shape
-        if height % self.config.downsample or width % self.config.downsample:
-            raise ConfigError(
-                f"parameterization.downsample = {self.config.downsample}: it must divide the sides {height} and {width}"
-            )
         bases = self.config.bases or self._search()
         self.config = self.config.model_copy(update={"bases": bases})
         fitting = self._fitting(bases)
@@ -73,12 +69,10 @@ class RTP(Parameterization):
             matrix.copy_((torch.rand(matrix.shape, generator=generator) * 2 - 1) * limit)
 
     def _decode(self, index: Tensor) -> Tensor:
-        channels, height, width = self.data.image_shape
-        factor = self.config.downsample
-        small = (self.coefficients[index] @ self.bases).view(-1, channels, height // factor, width // factor)
-        if factor == 1:
+        small = (self.coefficients[index] @ self.bases).view(-1, *self._basis_shape())
+        if self.config.downsample == 1:
             return small
-        return functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
+        return functional.interpolate(small, size=self.data.image_shape[1:], mode="bilinear", align_corners=False)
 
     def _keep(self, index: Tensor) -> None:
         self.coefficients = nn.Parameter(self.coefficients.detach()[index])
@@ -93,9 +87,14 @@ class RTP(Parameterization):
         share = self.bases.numel() / self.budget.elements
         return f"rtp: {len(self.bases)} bases ({share:.1%} of the budget), {min(self.counts)} images of each class"
 
+    def _basis_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one basis."""
+        channels, height, width = self.data.image_shape
+        return channels, ceil(height / self.config.downsample), ceil(width / self.config.downsample)
+
     def _basis(self) -> int:
         """Elements of one basis."""
-        return prod(self.data.image_shape) // self.config.downsample**2
+        return prod(self._basis_shape())
 
     def _fitting(self, bases: int) -> int:
         return (self.budget.elements - bases * self._basis()) // (self.data.num_classes * bases)
