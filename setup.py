@@ -59,6 +59,7 @@ PLUGINS = {
         "aum = dd_plugins.pruning.strategies:AUM",
         "ccs = dd_plugins.pruning.strategies:CCS",
         "el2n = dd_plugins.pruning.strategies:EL2N",
+        "k-center = dd_plugins.pruning.strategies:KCenter",
         "random = dd_plugins.pruning.strategies:Random",
     ],
     "dd_plugins.benchmark": [

@@ -201,7 +201,7 @@ def records(out):
     return {record["id"]: record for record in found}
 
 
-@pytest.mark.parametrize("strategy", ["aum", "ccs", "el2n", "random"])
+@pytest.mark.parametrize("strategy", ["aum", "ccs", "el2n", "k-center", "random"])
 def test_a_coreset_is_those_training_images(strategy, tmp_path):
     from dd_plugins.datasets import load_dataset
 

@@ -27,7 +27,7 @@ from dd_plugins.pruning.scores import (
     watched_training,
 )
 from dd_plugins.pruning.selectors import SELECTORS, select, share, shares
-from dd_plugins.pruning.strategies import AUM, CCS, EL2N, GRID, Random, ScoreAndSelect
+from dd_plugins.pruning.strategies import AUM, CCS, EL2N, GRID, KCenter, Random, ScoreAndSelect
 from dd_plugins.seeds import make_generator
 from dd_plugins.training import TrainConfig
 
@@ -158,10 +158,10 @@ def train_and_watch(strategy="auto", networks=2, epochs=3, **options):
 
 def test_a_training_is_watched_behind_every_epoch():
     found, made, images, targets = train_and_watch(networks=1)
-    for costly in ("grand", "herding"):
+    for costly in ("grand", "herding", "k-center"):
         assert costly not in found
         assert set(train_and_watch(networks=1, wanted=costly)[0]) == {*found, costly}
-    assert set(found) == set(SCORES) - {"random", "grand", "herding"}
+    assert set(found) == set(SCORES) - {"random", "grand", "herding", "k-center"}
     last = made[0].eval()(images).detach()
     torch.testing.assert_close(found["loss"], functional.cross_entropy(last.double(), targets, reduction="none"))
     torch.testing.assert_close(found["entropy"], entropy(last))
@@ -343,16 +343,16 @@ def test_one_watched_training_tells_all_scores_of_the_same_images(tmp_path, monk
     for name in ("aum", "aum-probability", "el2n", "forgetting", "entropy", "loss", "aum"):
         assert torch.equal(score_with(ScoreAndSelect, tmp_path, score=name)[1], alone[name]), name
     assert len(trained) == 1
-    for name in ("grand", "herding"):  # these take passes of their own
+    for name in ("grand", "herding", "k-center"):  # these take passes of their own
         assert torch.equal(score_with(ScoreAndSelect, tmp_path, score=name)[1], alone[name]), name
-    assert len(trained) == 3
+    assert len(trained) == 4
     for other in ({"shift": 0.1}, {"epochs": 3}, {"batch_size": 8}):
         score_with(AUM, tmp_path, **other)
-    assert len(trained) == 6
+    assert len(trained) == 7
     for file in (tmp_path / "watched").iterdir():
         file.write_bytes(b"damaged")
     assert torch.equal(score_with(AUM, tmp_path)[1], alone["aum"])
-    assert len(trained) == 7
+    assert len(trained) == 8
 
 
 @pytest.mark.parametrize(
@@ -361,6 +361,7 @@ def test_one_watched_training_tells_all_scores_of_the_same_images(tmp_path, monk
         (AUM, "aum", "double-end"),
         (CCS, "aum-probability", "stratified"),
         (EL2N, "el2n", "top"),
+        (KCenter, "k-center", "top"),
         (Random, "random", "top"),
     ],
 )

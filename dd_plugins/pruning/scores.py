@@ -4,11 +4,14 @@ Source:
     aum: Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS 2020, Eq. 1.
     aum-probability: the same on probabilities, as in Zheng et al., "Coverage-centric Coreset Selection for High Pruning
     Rates", ICLR 2023, released code. el2n, grand: Paul et al., "Deep Learning on a Data Diet", NeurIPS 2021.
-    forgetting: Toneva et al., ICLR 2019. herding: Welling, ICML 2009, in feature space.
+    forgetting: Toneva et al., ICLR 2019. herding: Welling, ICML 2009, in feature space. k-center: Sener & Savarese,
+    "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018, Algorithm 1 (greedy).
 Deviations:
     Images are watched in one clean pass behind every epoch, not in the augmented batches of the training. An image that
     was never classified right counts as forgotten at every epoch (the code of Zheng et al. gives it 0, as if it had
-    never been forgotten). ``el2n`` is a mean, over the first ten epochs; ``grand`` is taken behind the tenth.
+    never been forgotten). ``el2n`` is a mean, over the first ten epochs; ``grand`` is taken after the tenth.
+    ``k-center`` works class by class and starts from the image nearest to the class mean, where the paper starts from
+    the labelled pool of active learning; features are normalised to length 1, and several networks' are joined.
 """
 
 from __future__ import annotations
@@ -37,8 +40,10 @@ EASY_IS_HIGH = {
     "grand": False,
     "random": True,
     "herding": True,
+    "k-center": True,
 }
 SCORES = tuple(EASY_IS_HIGH)
+OF_FEATURES = ("herding", "k-center")  # scores that need a network with features
 
 
 def margin(values: Tensor, targets: Tensor) -> Tensor:
@@ -125,13 +130,18 @@ def watched_training(
         config: The training; its epochs are those that are watched.
         data: For the default augmentation.
         seeds: One for each network.
-        wanted: The one score that matters, if there is one: ``grand`` and ``herding`` cost passes of their own and are
-            taken on demand alone, and a training whose end does not matter ends early.
+        wanted: The one score that matters, if there is one: ``grand``, ``herding`` and ``k-center`` cost passes of
+            their own and are computed on demand only, and a training whose end does not matter ends early.
         on_update: Called with (updates done, updates in all).
 
     Returns:
         For each score float64, ``(N,)``.
+
+    Raises:
+        IncompatibleError: If the score needs features and the networks have none, before they are trained.
     """
+    if wanted in OF_FEATURES:
+        features(networks[0], images[:2])
     watches = [Watch(targets) for _ in networks]
     gradients: dict[int, Tensor] = {}
 
@@ -151,6 +161,8 @@ def watched_training(
         scores["grand"] = torch.stack([gradients[number] for number in range(len(networks))]).mean(0)
     if wanted == "herding":
         scores["herding"] = torch.stack([herding(features(n, images), targets) for n in networks]).mean(0)
+    if wanted == "k-center":
+        scores["k-center"] = k_center([features(network, images) for network in networks], targets)
     return scores
 
 
@@ -208,6 +220,39 @@ def herding(found: Tensor, targets: Tensor) -> Tensor:
             to_taken += own @ own[best]
             score[rows[best]] = len(rows) - count
     return score
+
+
+def k_center(found: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """How early greedy k-center takes each image of its class: the first has the largest score.
+
+    The first center of a class is the image nearest to the mean of its features; each next one is the image farthest
+    from its nearest center. Equal distances go to the lowest index. Memory is one distance an image.
+
+    Args:
+        found: Features of each network, float ``(N, D)``; normalised to length 1 here. Squared distances are summed
+            over the networks.
+        targets: int64, ``(N,)``.
+
+    Returns:
+        float64, ``(N,)``: the class's images left when it was taken.
+    """
+    score = torch.zeros(len(targets), dtype=torch.float64, device=targets.device)
+    for label in targets.unique().tolist():
+        rows = torch.nonzero(targets == label).flatten()
+        own = torch.cat([functional.normalize(part[rows].double()) for part in found], dim=1)
+        center = int(_distances(own, own.mean(0)).argmin())
+        nearest = torch.full((len(rows),), float("inf"), dtype=torch.float64, device=rows.device)
+        for left in range(len(rows) - 1, -1, -1):
+            score[rows[center]] = left
+            nearest = torch.minimum(nearest, _distances(own, own[center]))
+            nearest[center] = -1  # taken: below the distance of every image that is left
+            center = int(nearest.argmax())
+    return score
+
+
+def _distances(points: Tensor, center: Tensor) -> Tensor:
+    """Euclidean distances to one point, float ``(n,)``; exactly 0 for equal points, as no dot product gives them."""
+    return torch.cdist(points, center[None], compute_mode="donot_use_mm_for_euclid_dist").squeeze(1)
 
 
 def random_scores(count: int, generator: Generator) -> Tensor:

@@ -22,15 +22,17 @@ from dd_plugins.api import (
     write_tensors,
 )
 from dd_plugins.augmentation import Augmentation
-from dd_plugins.pruning.scores import EASY_IS_HIGH, random_scores, watched_training
+from dd_plugins.pruning.scores import EASY_IS_HIGH, OF_FEATURES, random_scores, watched_training
 from dd_plugins.pruning.selectors import USES_BETA, select
 from dd_plugins.seeds import make_generator, seed_for
 from dd_plugins.training import Plan, TrainConfig
 
-ScoreName = Literal["aum", "aum-probability", "el2n", "forgetting", "entropy", "loss", "grand", "random", "herding"]
+ScoreName = Literal[
+    "aum", "aum-probability", "el2n", "forgetting", "entropy", "loss", "grand", "random", "herding", "k-center"
+]
 SelectorName = Literal["double-end", "keep-easy", "keep-hard", "stratified", "top"]
 GRID = tuple(tenth / 10 for tenth in range(11))
-ENDS_EARLY = ("el2n", "grand", "herding")  # scores whose training tells no other score, or ends before it can
+ENDS_EARLY = ("el2n", "grand", *OF_FEATURES)  # scores whose training tells no other score, or ends before it can
 
 
 class WatchedTraining(PluginConfig):
@@ -161,6 +163,16 @@ class EL2N(ScoreAndSelect):
         """Settings of EL2N."""
 
         score: ScoreName = Field("el2n", description="what is measured of every image")
+        selector: SelectorName = Field("top", description="which images of a class are kept")
+
+
+class KCenter(ScoreAndSelect):
+    """Greedy k-center in feature space: every image that is left out is close to one that is kept."""
+
+    class Config(ScoreAndSelect.Config):
+        """Settings of k-center."""
+
+        score: ScoreName = Field("k-center", description="what is measured of every image")
         selector: SelectorName = Field("top", description="which images of a class are kept")
 
 
