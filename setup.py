@@ -47,12 +47,14 @@ PLUGINS = {
     "dd_plugins.network": [
         "alexnet = dd_plugins.networks.alexnet:AlexNet",
         "convnet = dd_plugins.networks.convnet:ConvNet",
+        "densenet-idc = dd_plugins.networks.densenet:DenseNetIDC",
         "densenet121 = dd_plugins.networks.densenet:DenseNet121",
         "lenet = dd_plugins.networks.lenet:LeNet",
         "mlp = dd_plugins.networks.mlp:MLP",
         "resnet18 = dd_plugins.networks.resnet:ResNet18",
         "resnet18-ap = dd_plugins.networks.resnet:ResNet18AP",
         "vgg11 = dd_plugins.networks.vgg:VGG11",
+        "vgg16 = dd_plugins.networks.vgg:VGG16",
         "vit = dd_plugins.networks.vit:ViT",
     ],
     "dd_plugins.pruning": [

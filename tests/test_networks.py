@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torchvision.models import vgg16_bn
 
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, Network, UnknownPluginError, UsageError
@@ -33,6 +34,8 @@ PARAMETERS = [
     ("alexnet", {}, {"10": 1_872_202, "100": 2_148_772, "grey": 1_865_802}),
     ("vgg11", {"norm": "instance"}, VGG),
     ("vgg11", {"norm": "batch"}, VGG),
+    ("vgg16", {"norm": "instance"}, {"10": 14_728_266}),
+    ("densenet-idc", {"norm": "batch"}, {"10": 1_000_618}),
     ("resnet18", {"norm": "instance"}, RESNET),
     ("resnet18", {"norm": "batch"}, RESNET),
     ("resnet18-ap", {"norm": "batch"}, {"10": 11_250_762, "100": 11_988_132, "grey": 11_213_770}),
@@ -52,7 +55,9 @@ EMBEDDINGS = [
     ("alexnet", {}, "10", 192 * 16),
     ("vgg11", {}, "grey", 512),
     ("resnet18", {}, "grey", 512),
+    ("vgg16", {}, "10", 512),
     ("densenet121", {}, "10", 1024),
+    ("densenet-idc", {}, "10", 384),
 ]
 # name, settings, column, millions of multiply-accumulates as published, and its last digit
 COSTS = [
@@ -62,16 +67,19 @@ COSTS = [
     ("convnet", {}, "grey", 48.4, 0.1),
     ("alexnet", {}, "10", 245, 1),
     ("vgg11", {}, "10", 153, 1),
+    ("vgg16", {}, "10", 313, 1),
     ("resnet18", {}, "10", 555, 1),
 ]
 BUILT_IN = [info.name for info in registry.list_plugins("network") if info.distribution == registry.OWN]
 VARIANTS = [
     *((name, {}) for name in BUILT_IN),
     ("vgg11", {"norm": "batch"}),
+    ("vgg16", {"norm": "batch"}),
     ("resnet18", {"norm": "batch"}),
     ("resnet18-ap", {"norm": "batch"}),
     ("alexnet", {"norm": "batch"}),
     ("densenet121", {"norm": "instance"}),
+    ("densenet-idc", {"norm": "instance"}),
 ]
 
 
@@ -334,8 +342,55 @@ def test_average_pools_stand_where_strides_were():
     torch.testing.assert_close(network(images), network.classifier(maps.flatten(1)))
 
 
-def test_nine_networks_are_built_in():
+@pytest.mark.parametrize("classes", [10, 100])
+def test_parameters_of_the_densenets_are_those_of_their_layers(classes):
+    for name, growth, extra in (("densenet121", 32, 2 * 64), ("densenet-idc", 12, 0)):  # a norm after the stem, or none
+        channels = 2 * growth
+        count = 27 * channels + extra
+        for block, layers in enumerate((6, 12, 24, 16)):
+            for _ in range(layers):  # norm, 1x1 to four times the growth rate, norm, 3x3 to the growth rate
+                count += 2 * channels + channels * 4 * growth + 2 * 4 * growth + 9 * 4 * growth * growth
+                channels += growth
+            if block < 3:  # norm, 1x1 to half the channels
+                count += 2 * channels + channels * (channels // 2)
+                channels //= 2
+        count += 2 * channels + channels * classes + classes
+        assert count_parameters(on_meta(name, {}, RGB, classes)) == count
+
+
+def test_the_convolutions_of_vgg16_are_those_of_torchvision():
+    with torch.device("meta"):
+        theirs = vgg16_bn()
+    ours = on_meta("vgg16", {"norm": "batch"}, RGB, 10)
+    shapes = [[tuple(p.shape) for p in net.features.parameters()] for net in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    assert count_parameters(ours) == sum(map(math.prod, shapes[1])) + 512 * 10 + 10
+
+
+def test_the_small_densenet_layer_by_layer():
+    network, images = build_network("densenet-idc", (3, 16, 16), 5, {"norm": "instance"}, seed=0), noise(2, 3, 16, 16)
+    layers = network.features.features
+
+    def active(norm, maps):
+        return nn.functional.relu(nn.functional.instance_norm(maps, weight=norm.weight, bias=norm.bias))
+
+    maps = nn.functional.conv2d(images, layers.conv0.weight, padding=1)
+    for number in (1, 2, 3, 4):
+        for layer in layers.get_submodule(f"denseblock{number}").children():
+            inner = nn.functional.conv2d(active(layer.norm1, maps), layer.conv1.weight)
+            inner = nn.functional.conv2d(active(layer.norm2, inner), layer.conv2.weight, padding=1)
+            maps = torch.cat([maps, inner], 1)
+        if number < 4:
+            transition = layers.get_submodule(f"transition{number}")
+            maps = nn.functional.conv2d(active(transition.norm, maps), transition.conv.weight)
+            maps = nn.functional.avg_pool2d(maps, 2)
+    features = active(layers.norm5, maps).mean((2, 3))
+    torch.testing.assert_close(network(images), network.classifier(features), rtol=1e-4, atol=1e-5)
+
+
+def test_the_built_in_networks():
     assert BUILT_IN == [
-        "alexnet", "convnet", "densenet121", "lenet", "mlp", "resnet18", "resnet18-ap", "vgg11", "vit",
+        "alexnet", "convnet", "densenet-idc", "densenet121", "lenet", "mlp", "resnet18", "resnet18-ap", "vgg11",
+        "vgg16", "vit",
     ]  # fmt: skip
     assert all(issubclass(registry.load("network", name), Network) for name in BUILT_IN)

@@ -169,6 +169,8 @@ class EL2N(ScoreAndSelect):
 class KCenter(ScoreAndSelect):
     """Greedy k-center in feature space: every image that is left out is close to one that is kept."""
 
+    api_version = 1
+
     class Config(ScoreAndSelect.Config):
         """Settings of k-center."""
 

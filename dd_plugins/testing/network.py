@@ -16,7 +16,7 @@ from dd_plugins.testing.subjects import global_generators_left_alone
 
 SHAPES = ((3, 32, 32), (1, 28, 28), (1, 8, 8))
 CLASSES = 7
-EPSILON = 1e-6
+STEPS = (1e-6, 1e-8)  # of finite differences; with many ReLUs the larger one may step over a kink
 
 
 def check_logits(subject: Subject) -> None:
@@ -60,10 +60,14 @@ def check_can_be_differentiated_twice(subject: Subject) -> None:
     leaf = images.clone().requires_grad_()
     (second,) = torch.autograd.grad(matched(leaf), leaf)
     assert bool(second.isfinite().all()), f"{subject.name}: NaN or infinite second derivatives"
-    ahead, behind = (float(matched(images + step * direction).detach()) for step in (EPSILON, -EPSILON))
-    expected, found = (ahead - behind) / (2 * EPSILON), float((second * direction).sum())
-    apart = abs(found - expected) / max(abs(expected), 1e-12)
-    assert apart < 1e-2, f"{subject.name}: second derivative {found:.6g}, but by finite differences {expected:.6g}"
+    found, tried = float((second * direction).sum()), []
+    for step in STEPS:
+        above, below = (float(matched(images + move * direction).detach()) for move in (step, -step))
+        tried.append((above - below) / (2 * step))
+        if abs(found - tried[-1]) < 1e-2 * max(abs(tried[-1]), 1e-12):
+            return
+    told = " or ".join(f"{expected:.6g}" for expected in tried)
+    raise AssertionError(f"{subject.name}: second derivative {found:.6g}, but by finite differences {told}")
 
 
 def check_weights_follow_the_seed(subject: Subject) -> None:
