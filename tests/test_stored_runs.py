@@ -11,6 +11,7 @@ from tiny_runs import PROTOCOL, command, run
 
 from benchmark_adapters.formats.imagefolder import folder_names
 from benchmark_adapters.runner import pipeline
+from benchmark_adapters.runner.records import code_check
 from benchmark_adapters.runner.store import RunFolder
 from dd_plugins.api import read_stored, read_tensors, write_tensors
 
@@ -386,3 +387,68 @@ def test_show_prints_a_record_and_a_stored_set(place, capsys):
     assert command("show", folder.synthetic, "--json") == 0
     assert json.loads(capsys.readouterr().out)["source"]["class_names"] == sorted(NAMES)
     assert "nothing.json" in refused(capsys, "show", "nothing.json")
+
+
+# ---- records made by other code --------------------------------------------------------------------------------------
+
+
+def changed(record, **plugin):
+    parameterization = {**record["plugins"]["parameterization"], **plugin}
+    return {**record, "plugins": {**record["plugins"], "parameterization": parameterization}}
+
+
+def test_what_made_a_record_is_compared_with_what_is_installed(made):
+    record, check = made[1], code_check()
+    assert check(record) == []
+    older = {**record, "versions": {**record["versions"], "dd-plugins": "0.0.1", "torch": "1.0.0+cu90"}}
+    assert [line.partition(", installed")[0] for line in check(older)] == ["dd-plugins 0.0.1", "torch 1.0.0"]
+    build = {**record, "versions": {**record["versions"], "torch": torch.__version__.partition("+")[0] + "+other"}}
+    assert check(build) == []  # the same release for another device
+    for change, told in (
+        ({"sha256": "0" * 64}, "parameterization pixel of another source (sha256 00000000, installed is "),
+        ({"version": "0.0.1"}, "parameterization pixel of version 0.0.1, installed is "),
+        ({"distribution": "elsewhere"}, "parameterization pixel, which is not installed"),
+        ({"name": "gone"}, "parameterization gone, which is not installed"),
+        (
+            {"distribution": "module", "entry_point": "not_there:Class"},
+            "parameterization pixel, which is not installed",
+        ),
+    ):
+        (line,) = check(changed(record, **change))
+        assert line.startswith(told)
+    assert check({key: value for key, value in record.items() if key not in ("plugins", "versions")}) == []
+
+
+def test_records_made_by_other_code_are_marked(place, capsys):
+    root, folder = place
+    record = json.loads(folder.record.read_text())
+    assert command("table", folder.path) == 0
+    printed = capsys.readouterr()
+    assert "†" not in printed.out
+    assert printed.err == ""
+    folder.record.write_text(json.dumps(changed(record, sha256="0" * 64)))
+    for words in (
+        ["table", folder.path],
+        ["table", folder.path, "--format", "csv"],
+        ["table", folder.path, "--format", "table"],
+    ):
+        assert command(*words) == 0
+        printed = capsys.readouterr()
+        assert printed.out.count("pixel + dm †") == 1
+        assert "random real †" not in printed.out
+        assert "†: 1 of 1 records made by other code than is installed" in printed.err
+    assert command("show", folder.path) == 0
+    assert "parameterization pixel of another source (sha256 00000000" in capsys.readouterr().out
+
+
+def test_a_stored_set_does_not_decide_which_code_reads_its_data(place, capsys):
+    root, folder = place
+    (root / "evil.py").write_text("raise SystemExit('ran')")
+    tensors, metadata = read_tensors(folder.synthetic)
+    header = json.loads(metadata["dd_plugins"])
+    header["source"]["dataset"] = "evil:Data:x"
+    write_tensors(root / "set.safetensors", tensors, {"dd_plugins": json.dumps(header)})
+    error = refused(capsys, "eval", "set.safetensors", "--device", "cpu")
+    assert "evil:Data" in error
+    assert "--trust" in error
+    assert command("export", "set.safetensors", "--to", "pt", "--root", "out") == 0  # reads no data

@@ -149,6 +149,7 @@ def _show_found(
     """The table of methods, or that of a matrix's sides; and what failed."""
     from benchmark_adapters.report import comparison as report
     from benchmark_adapters.report.tables import matrix_table
+    from benchmark_adapters.runner.records import code_check
 
     scored = next(iter(found.configs.values())).protocol
     entries = report.entries(found.records, scored, found.across)
@@ -157,6 +158,10 @@ def _show_found(
     else:
         header, rows = report.table(entries, scored, baseline, len(found.across))
     show_table(header, rows, output, console, f"protocol {scored.name}", report.CAPTION)
+    check = code_check()
+    if older := [name for name, records in found.records.items() if any(check(record) for record in records)]:
+        told = f"{', '.join(older)}: finished runs that were made by other code than is installed"
+        typer.echo(f"{told}; dd-bench show RUN lists the differences", err=True)
     for name, why in found.failures.items():
         typer.echo(f"dd-bench: {name} failed: {why}", err=True)
     if found.failures:

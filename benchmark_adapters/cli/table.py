@@ -31,7 +31,8 @@ def table(
     from rich.console import Console
 
     from benchmark_adapters.report import benchmarks
-    from benchmark_adapters.report.summary import HEADER, committed_records, read_records, rows
+    from benchmark_adapters.report.summary import HEADER, MARK, committed_records, read_records, rows
+    from benchmark_adapters.runner.records import code_check
 
     # A shell's runs/*/ also brings folders that are no runs, and runs that have no result yet.
     chosen = [path for path in records or [] if not path.is_dir() or (path / "record.json").is_file()]
@@ -39,9 +40,16 @@ def table(
         if (path / "config.yaml").is_file():
             typer.echo(f"{path}: not finished, left out", err=True)
     found = read_records(chosen) if records else committed_records()
+    check = code_check()
+    older = {str(record.get("id")) for record in found if check(record)}
+    marked = older if records else set()  # a table of the package's own records does not change with each release
     if by_benchmark:
         caption = "fractions with 95 % t-intervals over trials; different protocols do not compare"
-        show_table(benchmarks.HEADER, benchmarks.rows(found), output, Console(), "benchmarks", caption)
-        return
-    caption = "95 % t-intervals over condensations, over trials if there is one"
-    show_table(HEADER, rows(found), output, Console(), "records", caption)
+        show_table(benchmarks.HEADER, benchmarks.rows(found, marked), output, Console(), "benchmarks", caption)
+    else:
+        caption = "95 % t-intervals over condensations, over trials if there is one"
+        show_table(HEADER, rows(found, marked), output, Console(), "records", caption)
+    if older:
+        which = f"{MARK.strip()}: " if marked else ""
+        count = f"{len(older)} of {len(found)} records made by other code than is installed"
+        typer.echo(f"{which}{count}; dd-bench show RECORD lists the differences", err=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from benchmark_adapters.report.statistics import Estimate
+from benchmark_adapters.report.summary import MARK
 
 METRICS = ("accuracy", "HLR", "IOR", "IOR_decoded", "LRS", "LRS_decoded", "ARS")
 HEADER = ("data set", "IPC", "method", "seed", "benchmark", "protocol", "network", "n", *METRICS)
 
 
-def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def rows(records: Iterable[Mapping[str, Any]], marked: Collection[str] = ()) -> list[tuple[str, ...]]:
     """One row for each score of a set by a benchmark, for sets that others than the run's own protocol scored.
+
+    The names of records whose ids are ``marked`` get a mark.
 
     Numbers are fractions, means with 95 % t-intervals over trials; those of different protocols do not compare.
     """
@@ -24,7 +27,8 @@ def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             name = data["name"] + (f" ({data['origin']})" if data["origin"] else "")
             about = (entry["benchmark"], entry["protocol"], entry["network"], str(len(entry["trials"])))
             cells = [_number(numbers[metric]) if metric in numbers else "" for metric in METRICS]
-            found.append((name, str(config["ipc"]), record["name"], str(config["seed"]), *about, *cells))
+            method = f"{record['name']}{MARK * (record.get('id') in marked)}"
+            found.append((name, str(config["ipc"]), method, str(config["seed"]), *about, *cells))
     return sorted(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,7 @@ from benchmark_adapters.runner.config import flatten
 from dd_plugins.api import UsageError
 
 NETWORK_SETTINGS = re.compile(r"network\.\w+=[^,\]]*,?")  # in a protocol's label
+MARK = " †"  # after the name of what was made by other code than is installed
 PRIOR = "prior (elements, training, sha256)"
 HEADER = (
     "data set", "IPC", "protocol", "network", "method", "elements", PRIOR, "images/class", "condensations", "trials",
@@ -99,11 +100,16 @@ def read_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def grouped(records: Iterable[Mapping[str, Any]]) -> list[Group]:
+def grouped(records: Iterable[Mapping[str, Any]], marked: Collection[str] = ()) -> list[Group]:
     """One group for each method, cell and protocol; runs that differ by their seed alone are put together.
 
     Scores on several networks other than the protocol's own stand in one group: their mean, trial by trial.
+
+    Args:
+        records: The records.
+        marked: Ids of records whose groups get a mark after their name.
     """
+    marks: set[tuple[str, ...]] = set()
     groups: dict[tuple[str, str, str, str, str, str, str, str], list[Member]] = {}
     for record in records:
         for entry in _other_networks_as_one([*record["scores"], *record["yardsticks"]], record):
@@ -111,6 +117,8 @@ def grouped(records: Iterable[Mapping[str, Any]]) -> list[Group]:
             holder = record if own else entry
             key = _key(record, entry, holder, _condensed(record) if own else "")
             seen = groups.setdefault(key, [])
+            if own and record.get("id") in marked:
+                marks.add(key)
             if own:
                 priors = tuple(record["storage"].get("priors", ()))
                 seen.append(Member(record["condensation"], tuple(entry["trials"]), priors=priors))
@@ -118,20 +126,23 @@ def grouped(records: Iterable[Mapping[str, Any]]) -> list[Group]:
                 seen.append(Member({}, tuple(entry["trials"]), entry.get("seed")))
     labels = _labels(list(groups))
     made = [
-        (key[4], Group(key[:4], key[4] + labels[key], key[5], key[6], bool(key[7]), tuple(members)))
+        (
+            key[4],
+            Group(key[:4], f"{key[4]}{labels[key]}{MARK * (key in marks)}", *key[5:7], bool(key[7]), tuple(members)),
+        )
         for key, members in groups.items()
     ]
     made.sort(key=lambda pair: (pair[1].cell[0], int(pair[1].cell[1]), *pair[1].cell[2:], pair[0], _time(pair[1])))
     return [group for _, group in made]
 
 
-def rows(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """One row for each group.
+def rows(records: Iterable[Mapping[str, Any]], marked: Collection[str] = ()) -> list[tuple[str, ...]]:
+    """One row for each group; arguments as for `grouped`.
 
     The interval is a 95 % t-interval over condensations, each represented by the mean of its trials; with a single
     condensation it is over the trials, and says so.
     """
-    return [_row(group) for group in grouped(records)]
+    return [_row(group) for group in grouped(records, marked)]
 
 
 def _other_networks_as_one(entries: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> list[Mapping[str, Any]]:

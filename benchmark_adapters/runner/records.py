@@ -123,16 +123,19 @@ def _condensed_so_far(folder: RunFolder) -> str:
 
 def code_check() -> Callable[[Mapping[str, Any]], list[str]]:
     """A function from a record to the differences between the code that made it and the code that is installed."""
+    packages = cache(_installed_version)
 
     @cache
     def installed(kind: str, spec: str) -> dict[str, str] | None:
         try:
-            return registry.find(kind, spec).record()
+            info = registry.find(kind, spec)
         except DDPluginsError:
             return None
+        return info.record() if info.source() else None
 
     def differences(record: Mapping[str, Any]) -> list[str]:
-        found = [_package_difference(package, record.get("versions", {}).get(package)) for package in PACKAGES]
+        then = record.get("versions", {})
+        found = [_package_difference(package, then.get(package), packages(package)) for package in PACKAGES]
         for part, made in record.get("plugins", {}).items():
             now = installed(KINDS[part], _spec_of(made)) if part in KINDS else made
             found.append(_plugin_difference(f"{part} {made.get('name')}", made, now))
@@ -149,13 +152,16 @@ def _spec_of(made: Mapping[str, str]) -> str:
     return name if distribution in (registry.OWN, None) else f"{distribution}/{name}"
 
 
-def _package_difference(package: str, made: str | None) -> str:
+def _installed_version(package: str) -> str:
     try:
-        now = version(package)
+        return version(package).partition("+")[0]  # without the build, such as cu130
     except PackageNotFoundError:
-        return ""
-    then = None if made is None else made.partition("+")[0]  # without the build, such as cu130
-    return "" if then in (None, now.partition("+")[0]) else f"{package} {then}, installed is {now}"
+        return "none"
+
+
+def _package_difference(package: str, made: str | None, now: str) -> str:
+    then = None if made is None else made.partition("+")[0]
+    return "" if then in (None, now) else f"{package} {then}, installed is {now}"
 
 
 def _plugin_difference(who: str, made: Mapping[str, str], now: Mapping[str, str] | None) -> str:
