@@ -316,7 +316,7 @@ def test_mixed_sizes_need_the_setting_size(tmp_path):
     folder = write_both(tmp_path)
     odd = folder / "train" / "bee" / "999.png"
     Image.fromarray(make_images(1, 5, (20, 10, 3))[0]).save(odd)
-    with pytest.raises(DataError, match=r"999.png: expected 8x8 pixels .*000.png, but found 10x20; --set data.size=N"):
+    with pytest.raises(DataError, match=r"999.png: expected 8x8 pixels .*, but found 10x20; --set data.size=N"):
         load(f"folder:{folder}", tmp_path)
     real = load(f"folder:{folder}", tmp_path, config={"size": 6, "mirror": False})
     assert real.spec.image_shape == (3, 6, 6)
@@ -347,18 +347,11 @@ def test_images_that_do_not_decode_are_named(tmp_path):
             load(f"parquet:{folder}", tmp_path)
 
 
-def test_sixteen_bits_are_refused_not_clipped(tmp_path):
-    folder = write_both(tmp_path, shape=(8, 8))
-    Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(folder / "train" / "ant" / "000.png")
-    with pytest.raises(DataError, match=r"000\.png: expected 8 bits a channel, but found .*I;16"):
-        load(f"folder:{folder}", tmp_path)
-
-
 def test_missing_and_damaged_files_are_named(tmp_path):
     folder = write_both(tmp_path / "set")
-    with pytest.raises(DataError, match="nowhere: expected a folder with train"):
+    with pytest.raises(DataError, match=r"nowhere: expected a folder with train/<class> .* found nothing"):
         load("folder:nowhere", tmp_path)
-    with pytest.raises(DataError, match=r"nowhere: expected train\*\.parquet .* found none"):
+    with pytest.raises(DataError, match=r"nowhere: expected train\*\.parquet, .* found none"):
         load("parquet:nowhere", tmp_path)
     shard = folder / "test-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-30])
@@ -376,10 +369,10 @@ def test_parquet_columns_must_be_clear(tmp_path):
     write_both(tmp_path)
     table = pa.table({"image": [b"x"], "fine": [1], "coarse": [2]})
     pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
-    with pytest.raises(DataError, match=r"found image \(binary\), fine \(int64\), coarse \(int64\)"):
+    with pytest.raises(ConfigError, match=r"data\.label_column=NAME: fine, coarse; found image \(binary\), fine"):
         load(f"parquet:{tmp_path}", tmp_path)
     write_parquet(tmp_path / "train-00000-of-00001.parquet", [b"x", b"y"], [0, None])
-    with pytest.raises(DataError, match="expected a label in every row, but 1 are empty"):
+    with pytest.raises(DataError, match=r"expected a label in every row, but some are empty: .*\(1 of 2 rows\)"):
         load(f"parquet:{tmp_path}", tmp_path)
 
 

@@ -119,10 +119,12 @@ class RawData:
         test_images: uint8, ``(M, C, H, W)``.
         test_labels: int64, ``(M,)``.
         class_names: One name per class.
-        mean: Per-channel mean in [0, 1] that the literature uses, or None to compute it from the training images.
-        std: Likewise the standard deviation.
+        mean: Per-channel mean in [0, 1], for example as in the literature; None: measured on the training images.
+        std: Per-channel standard deviation, or None in the same way.
         mirror: Whether labels survive mirroring.
         origin: Where the pixels came from.
+        notes: What a user should know about how the data was read; logged as warnings.
+        skipped: Images that were left out, with the reason.
     """
 
     train_images: Tensor
@@ -134,6 +136,8 @@ class RawData:
     std: tuple[float, ...] | None = None
     mirror: bool = True
     origin: str = ""
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 class Dataset(ABC):
@@ -216,7 +220,8 @@ class RealData:
     """A data set on one device: one uint8 tensor and three fixed splits.
 
     ``validation`` is held out of the training images, seeded and balanced; whatever is *chosen* is chosen on it.
-    Condensation sees ``train`` alone, and ``test`` is touched once, by the evaluator.
+    Condensation sees ``train`` alone, and ``test`` is touched once, by the evaluator. ``notes`` and ``skipped`` are
+    those of `RawData`.
     """
 
     spec: DataSpec
@@ -224,6 +229,8 @@ class RealData:
     train: Split
     validation: Split
     test: Split
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:

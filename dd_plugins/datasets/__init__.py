@@ -24,6 +24,7 @@ from dd_plugins.api import (
     UsageError,
 )
 from dd_plugins.datasets.build import build_real_data
+from dd_plugins.datasets.layout import local_path
 from dd_plugins.datasets.zca import find_whitening, whitened
 
 __all__ = ["build_real_data", "has_colours", "load_dataset", "pixel_values", "split_spec"]
@@ -73,16 +74,16 @@ def load_dataset(
     if not isinstance(zca, bool):
         raise ConfigError(f"data.zca = {zca!r}: expected true or false")
     plugin = registry.create("dataset", plugin_spec, argument, settings)
-    root = root or Path(os.environ.get("DD_PLUGINS_DATA") or HOME / "data")
+    root = local_path(root or os.environ.get("DD_PLUGINS_DATA") or HOME / "data")
     cache = _cache(cache)
     try:
-        raw = plugin.read(root.expanduser(), cache)
+        raw = plugin.read(root, cache)
     except DDPluginsError:
         raise
     except Exception as error:  # a fault of the plugin's own code keeps its traceback
         error.add_note(f"raised by the data set plugin {info.spec} ({info.distribution} {info.version}, {info.value})")
         raise
-    name = Path(argument).expanduser().resolve().name if argument else info.name
+    name = local_path(argument).resolve().name if argument else info.name
     real = build_real_data(name or info.name, raw, device, who=spec)
     return whitened(real, cache) if zca else real
 
@@ -118,7 +119,7 @@ def has_colours(data: DataSpec, cache: Path | None = None) -> bool:
 
 
 def _cache(cache: Path | None) -> Path:
-    return (cache or Path(os.environ.get("DD_PLUGINS_CACHE") or HOME)).expanduser()
+    return local_path(cache or os.environ.get("DD_PLUGINS_CACHE") or HOME)
 
 
 def split_spec(spec: str) -> tuple[str, str]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import torch
 from torch import Generator, Tensor
 
 from dd_plugins.api import DataError, DataSpec, RawData, RealData, Split
+from dd_plugins.datasets.messages import first_of
 from dd_plugins.seeds import make_generator, seed_for
 
 VALIDATION_SHARE = 10  # one training image in ten is held out ...
 VALIDATION_ROWS = 5000  # ... but no more than this in all
 MIN_STD = 1 / 255  # less than one grey level is rounding, and dividing by it would blow it up
-CHUNK = 1000  # images whose moments are taken at a time
+CHUNK = 2**20  # pixels that are counted at a time
+
+logger = logging.getLogger(__name__)
 
 
 def build_real_data(name: str, raw: RawData, device: str | torch.device = "cpu", who: str = "") -> RealData:
@@ -38,7 +42,7 @@ def build_real_data(name: str, raw: RawData, device: str | torch.device = "cpu",
     generator = make_generator(seed_for("datasets", "validation"))
     train, held = hold_out(raw.train_labels, _validation_counts(raw, num_classes), generator)
     test = torch.arange(len(raw.test_images)) + len(raw.train_images)
-    pixels = torch.cat([raw.train_images, raw.test_images]).cpu()
+    pixels = _joined(raw.train_images, raw.test_images)
     labels = torch.cat([raw.train_labels, raw.test_labels]).cpu()
     mean, std = raw.mean, raw.std
     if mean is None or std is None:
@@ -55,8 +59,13 @@ def build_real_data(name: str, raw: RawData, device: str | torch.device = "cpu",
         origin=raw.origin,
     )
     pixels = pixels.to(device)
-    splits = [Split(spec, pixels, labels[rows].to(device), rows.to(device)) for rows in (train, held, test)]
-    return RealData(spec, tuple(raw.class_names), *splits)
+
+    def split(rows: Tensor) -> Split:
+        return Split(spec, pixels, labels[rows].to(device), rows.to(device))
+
+    for note in raw.notes:
+        logger.warning("%s: %s", who or name, note)
+    return RealData(spec, tuple(raw.class_names), split(train), split(held), split(test), raw.notes, raw.skipped)
 
 
 def check_raw(raw: RawData, who: str) -> int:
@@ -86,11 +95,12 @@ def check_raw(raw: RawData, who: str) -> int:
         if values is not None and len(values) != shape[0]:
             raise DataError(f"data set {who}: expected {shape[0]} values of {key}, one per channel, but found {values}")
     sizes = torch.bincount(raw.train_labels, minlength=num_classes)
-    if (sizes < 2).any():
-        label = int((sizes < 2).nonzero()[0])
+    few = (sizes < 2).nonzero()[:, 0].tolist()
+    if few:
+        found = [f"{int(sizes[label])} of class {label} ({raw.class_names[label]})" for label in few]
         raise DataError(
             f"data set {who}: expected at least 2 training images per class, one of them for validation, "
-            f"but found {int(sizes[label])} of class {label} ({raw.class_names[label]})"
+            f"but found {first_of(found, ', ')}"
         )
     return num_classes
 
@@ -123,15 +133,29 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     Returns:
         Two tuples of length C; the standard deviation divides by the number of pixels and is at least 1/255.
     """
-    total = images.new_zeros(2, images.shape[1], dtype=torch.float64)
-    for start in range(0, len(images), CHUNK):
-        values = images[
-            start : start + CHUNK
-        ].double()  # sums of integers, exact in float64: the chunk size leaves no trace
-        total += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
-    first, second = total / (images.numel() // images.shape[1])
+    channels = images.shape[1]
+    counts = torch.zeros(channels, 256, dtype=torch.int64)  # of every value: exact, whatever the order
+    for part in images.split(max(1, CHUNK * len(images) // max(1, images.numel()))):
+        for channel in range(channels):
+            counts[channel] += torch.bincount(part[:, channel].flatten(), minlength=256).cpu()
+    values, pixels = torch.arange(256), images.numel() // channels
+    first, second = (counts * values).sum(1).double() / pixels, (counts * values.square()).sum(1).double() / pixels
     std = (second - first.square()).clamp(min=0).sqrt() / 255
     return tuple((first / 255).tolist()), tuple(std.clamp(min=MIN_STD).tolist())
+
+
+def _joined(train: Tensor, test: Tensor) -> Tensor:
+    """Both on the CPU in one tensor; without a copy if they are one after the other already."""
+    start, size = train.storage_offset(), train.numel()
+    if (
+        train.device.type == "cpu"
+        and train.untyped_storage().data_ptr() == test.untyped_storage().data_ptr()
+        and train.is_contiguous()
+        and test.is_contiguous()
+        and test.storage_offset() == start + size
+    ):
+        return train.as_strided((len(train) + len(test), *train.shape[1:]), train.stride(), start)
+    return torch.cat([train, test]).cpu()
 
 
 def _check_split(images: Tensor, labels: Tensor, num_classes: int, where: str) -> None:

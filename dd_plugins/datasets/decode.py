@@ -1,88 +1,161 @@
-"""Many encoded images (PNG, JPEG, ...) to one uint8 tensor, with a cache of the result."""
+"""Many encoded images to one uint8 tensor, with a cache of the result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from io import BytesIO
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, compress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, Literal
 
 import numpy as np
 import PIL
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import ConfigError, DataError, Dataset, RawData, SyntheticFileError, read_tensors, write_tensors
+from dd_plugins.api import ConfigError, DataError, Dataset, RawData, write_atomically
+from dd_plugins.datasets.build import channel_statistics, hold_out
+from dd_plugins.datasets.images import EncodedImage, Header, decode, read_header
+from dd_plugins.datasets.messages import first_of
+from dd_plugins.seeds import make_generator, seed_for
 
-GREY_MODES = ("1", "L", "LA")
-WIDE_MODES = ("I", "F")  # 16 and 32 bits a pixel, also as "I;16": Pillow would clip them to white
+FORMAT = 2  # of the decoded copies; a new number where the same files give other pixels
+
+Images = Callable[[], Iterator[EncodedImage]]
 
 
 class ImageConfig(Dataset.Config):
     """Settings of every data set of encoded images."""
 
     size: int | None = Field(
-        default=None, ge=1, description="resize the shorter side to this, and crop the centre square"
+        default=None, ge=1, description="resize the shorter side to this, and crop the center square"
     )
     mirror: bool = Field(default=True, description="whether an image keeps its label when mirrored left to right")
     classes: tuple[int, ...] | None = Field(
         default=None, min_length=2, description="take these classes alone, numbered anew in this order; None: all"
     )
-
-
-class EncodedImage(NamedTuple):
-    """One image file's content, and where it stands, for messages."""
-
-    where: str
-    content: bytes
+    test_fraction: float = Field(
+        default=0.2, gt=0, lt=1, description="share of every class split off for testing if there is no test split"
+    )
+    on_error: Literal["error", "skip"] = Field(
+        default="error", description="images that cannot be used: refuse the data set, or leave them out"
+    )
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """The images of one split before decoding, each with its label."""
+    """The images of one split before decoding.
 
-    images: list[EncodedImage] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    Attributes:
+        labels: int64, ``(N,)``.
+        images: Starts reading the N images from the first one; they are never held in memory together.
+    """
+
+    labels: Tensor
+    images: Images
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What is kept in the cache.
+
+    Attributes:
+        images: uint8, ``(M, C, H, W)``: the images that could be used, training images first.
+        mean: Per-channel mean of the training images in [0, 1].
+        std: Per-channel standard deviation of the training images in [0, 1].
+        faults: For each row that could not be used, in the order of the files, the reason.
+    """
+
+    images: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    faults: dict[int, str]
 
 
 def decode_raw(
-    train: EncodedSplit, test: EncodedSplit, class_names: Sequence[str], cache: Path, config: ImageConfig, origin: str
+    train: EncodedSplit,
+    test: EncodedSplit | None,
+    class_names: Sequence[str],
+    cache: Path,
+    config: ImageConfig,
+    origin: str,
+    notes: Sequence[str] = (),
 ) -> RawData:
     """Decodes two splits to images of one size and one number of channels.
 
     Args:
         train: Encoded training images.
-        test: Encoded test images.
+        test: Encoded test images; None to split them off the training images, class by class, with a fixed seed.
         class_names: One name per class.
         cache: Folder for decoded copies.
-        config: Size and mirroring.
+        config: Size, mirroring, classes, and what to do with images that cannot be used.
         origin: Where the pixels came from, for tables.
+        notes: What the reader has to say about the data.
 
     Returns:
-        uint8 images ``(N, C, H, W)`` with int64 labels; mean and standard deviation are left to be measured.
+        uint8 images ``(N, C, H, W)``, views of one tensor, with int64 labels.
 
     Raises:
-        DataError: If an image does not decode or has another size than the first; names it.
+        DataError: If images do not decode or have another size than most; lists them.
     """
     if config.classes is not None:
         class_names, chosen = choose_classes(class_names, config.classes)
-        train, test = chosen(train), chosen(test)
-    images = decode_images([*train.images, *test.images], cache, config.size)
+        train, test = chosen(train), chosen(test) if test else None
+    parts = [train, test] if test else [train]
+    labels = torch.cat([part.labels for part in parts])
+    if test is None:
+        train_rows, test_rows = split_off(labels, len(class_names), config.test_fraction)
+        notes = [*notes, f"no test split; {len(test_rows)} of {len(labels)} images are split off for testing"]
+    else:
+        train_rows, test_rows = torch.arange(len(labels)).split([len(train.labels), len(test.labels)])
+
+    def images() -> Iterator[EncodedImage]:
+        return chain.from_iterable(part.images() for part in parts)
+
+    order = torch.cat([train_rows, test_rows])
+    decoded = decode_images(images, order, len(train_rows), cache, config)
+    skipped = _locate(images, decoded.faults)
+    if skipped:
+        notes = [*notes, f"{len(skipped)} of {len(order)} images are left out: {first_of(skipped)}"]
+    usable = torch.ones(len(order), dtype=torch.bool)
+    usable[list(decoded.faults)] = False
+    count = int(usable[train_rows].sum())
+    kept = labels[order[usable[order]]]
     return RawData(
-        train_images=images[: len(train.images)],
-        train_labels=torch.tensor(train.labels, dtype=torch.int64),
-        test_images=images[len(train.images) :],
-        test_labels=torch.tensor(test.labels, dtype=torch.int64),
+        train_images=decoded.images[:count],
+        train_labels=kept[:count],
+        test_images=decoded.images[count:],
+        test_labels=kept[count:],
         class_names=tuple(class_names),
+        mean=decoded.mean,
+        std=decoded.std,
         mirror=config.mirror,
         origin=origin,
+        notes=tuple(notes),
+        skipped=tuple(skipped),
     )
+
+
+def split_off(labels: Tensor, num_classes: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """Splits rows into training and test rows, stratified by class and with a fixed seed.
+
+    Args:
+        labels: int64, ``(N,)``.
+        num_classes: Number of classes.
+        fraction: Share of the test rows; every class has at least one.
+
+    Returns:
+        The rows of both, each int64 and sorted.
+    """
+    counts = (torch.bincount(labels, minlength=num_classes).double() * fraction).round().long().clamp(min=1)
+    return hold_out(labels, counts, make_generator(seed_for("datasets", "test")))
 
 
 def choose_classes(
@@ -98,7 +171,7 @@ def choose_classes(
         Their names, and a function from a split to what stays of it.
 
     Raises:
-        ConfigError: If a number is none of a class, or there twice.
+        ConfigError: If there is no class of a number, or a number occurs twice.
     """
     wrong = [number for number in classes if not 0 <= number < len(class_names) or classes.count(number) > 1]
     if wrong:
@@ -106,101 +179,169 @@ def choose_classes(
             f"data.classes = {list(classes)}: expected different classes from 0 to {len(class_names) - 1}, "
             f"but found {wrong[0]}"
         )
-    renamed = {old: new for new, old in enumerate(classes)}
+    renamed = torch.full((len(class_names),), -1)
+    renamed[list(classes)] = torch.arange(len(classes))
 
     def chosen(split: EncodedSplit) -> EncodedSplit:
-        kept = [
-            (image, renamed[label]) for image, label in zip(split.images, split.labels, strict=True) if label in renamed
-        ]
-        return EncodedSplit([image for image, _ in kept], [label for _, label in kept])
+        labels = renamed[split.labels]
+        kept = (labels >= 0).tolist()
+        return EncodedSplit(labels[labels >= 0], lambda: compress(split.images(), kept))
 
     return [class_names[number] for number in classes], chosen
 
 
-def decode_images(encoded: Sequence[EncodedImage], cache: Path, size: int | None = None) -> Tensor:
-    """Decodes images to one tensor: grey if all of them are, else RGB.
+def decode_images(images: Images, order: Tensor, train_count: int, cache: Path, config: ImageConfig) -> Decoded:
+    """Decodes images to one tensor: grayscale if all of them are, else RGB.
 
-    The result is kept as ``cache/decoded/<hash of contents and settings>.safetensors``, since decoding takes long.
+    The result is kept as ``cache/decoded/<hash of contents and settings>.npz``, since decoding takes long.
 
     Args:
-        encoded: At least one image.
+        images: Starts reading the images.
+        order: int64, ``(N,)``: the rows in the order of the result.
+        train_count: How many of the result are training images; their statistics are measured.
         cache: Folder for decoded copies; a missing or damaged copy is made anew.
-        size: If given, the shorter side is resized to it and the centre square is cut out.
-
-    Returns:
-        uint8, ``(N, C, H, W)``.
+        config: Size, and what to do with images that cannot be used.
 
     Raises:
-        DataError: If an image does not decode or has another size than the first; names it. Also if the cache
+        DataError: If images cannot be used and shall not be skipped, listing them; if none is left; if the cache
             cannot be written.
     """
-    path = cache / "decoded" / f"{_digest(encoded, size)}.safetensors"
-    images = _read_cached(path)
-    if images is None:
-        images = _decode(encoded, size)
-        try:
-            write_tensors(path, {"images": images}, {})
-        except OSError as error:
-            hint = "DD_PLUGINS_CACHE can name another folder"
-            raise DataError(f"{path}: decoded images cannot be kept there ({error}); {hint}") from None
-    return images
+    path = cache / "decoded" / f"{_digest(images, order, train_count, config.size)}.npz"
+    decoded = _read_cached(path, len(order))
+    if decoded is not None and (not decoded.faults or config.on_error == "skip"):
+        return decoded
+    pixels, faults = _decode(images, order, config.size)
+    if faults and (config.on_error == "error" or not len(pixels)):
+        raise DataError(_report(_locate(images, faults), len(order)))
+    usable = train_count - sum(row in faults for row in order[:train_count].tolist())
+    decoded = Decoded(pixels, *channel_statistics(pixels[:usable]), faults)
+    try:
+        write_atomically(path, partial(_write, decoded))
+    except OSError as error:
+        hint = "DD_PLUGINS_CACHE can name another folder"
+        raise DataError(f"{path}: decoded images cannot be kept there ({error}); {hint}") from None
+    return decoded
 
 
-def _digest(encoded: Sequence[EncodedImage], size: int | None) -> str:
+def _report(faults: list[str], total: int) -> str:
+    hints = ["--set data.on_error=skip leaves such images out"]
+    if any(map(_is_size, faults)):
+        hints.insert(0, "--set data.size=N brings all images to one size")
+    if len(faults) == 1:
+        return f"{faults[0]}; {'; '.join(hints)}"
+    listed = first_of(sorted(faults, key=_is_size), "\n  ")  # sizes last: one setting mends them all
+    return f"{len(faults)} of {total} images cannot be used ({'; '.join(hints)}):\n  {listed}"
+
+
+def _is_size(fault: str) -> bool:
+    return "pixels as most images have" in fault
+
+
+def _locate(images: Images, faults: dict[int, str]) -> list[str]:
+    """The faults with files and rows."""
+    if not faults:
+        return []
+    return [f"{image.where}: {faults[row]}" for row, image in enumerate(images()) if row in faults]
+
+
+def _digest(images: Images, order: Tensor, train_count: int, size: int | None) -> str:
     # Pillow's version is part of it: another JPEG decoder may give other pixels.
-    digest = hashlib.sha256(json.dumps({"size": size, "pillow": PIL.__version__}).encode())
-    for image in encoded:
-        digest.update(len(image.content).to_bytes(8, "big"))
-        digest.update(image.content)
+    settings = {"size": size, "pillow": PIL.__version__, "format": FORMAT, "train": train_count}
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest.update(order.numpy().data)
+    for image in images():
+        try:
+            content = image.load()
+        except DataError as fault:
+            content = f"fault: {fault}".encode()
+        digest.update(len(content).to_bytes(8, "big"))
+        digest.update(content)
     return digest.hexdigest()
 
 
-def _read_cached(path: Path) -> Tensor | None:
-    try:
-        return read_tensors(path)[0].get("images")
-    except SyntheticFileError:  # missing or damaged: decoding again is always right
+def _write(decoded: Decoded, file: BinaryIO) -> None:
+    np.savez(
+        file,
+        images=decoded.images.numpy(),
+        statistics=np.array([decoded.mean, decoded.std]),
+        rows=np.array(list(decoded.faults), dtype=np.int64),
+        reasons=np.array(list(decoded.faults.values()), dtype=np.str_),
+    )
+
+
+def _read_cached(path: Path, total: int) -> Decoded | None:
+    """The cached copy; None if it is missing or damaged: decoding again is always right."""
+    if not path.is_file():
         return None
-
-
-def _decode(encoded: Sequence[EncodedImage], size: int | None) -> Tensor:
-    mode = "L" if all(map(_is_grey, encoded)) else "RGB"  # `all` ends at the first image in colour
-    first = _pixels(encoded[0], mode, size)
-    images = np.empty((len(encoded), *first.shape), dtype=np.uint8)
-    for row, image in enumerate(encoded):
-        pixels = _pixels(image, mode, size)
-        if pixels.shape != first.shape:
-            (height, width), (first_height, first_width) = pixels.shape[1:], first.shape[1:]
-            raise DataError(
-                f"{image.where}: expected {first_width}x{first_height} pixels as in {encoded[0].where}, "
-                f"but found {width}x{height}; --set data.size=N brings all images to one size"
-            )
-        images[row] = pixels
-    return torch.from_numpy(images)
-
-
-def _is_grey(image: EncodedImage) -> bool:
-    with _opened(image) as picture:
-        return picture.mode in GREY_MODES
-
-
-def _pixels(image: EncodedImage, mode: str, size: int | None) -> np.ndarray:
-    with _opened(image) as picture:
-        if picture.mode.startswith(WIDE_MODES):
-            raise DataError(f"{image.where}: expected 8 bits a channel, but found Pillow's mode {picture.mode}")
-        converted = picture.convert(mode)
-        if size is not None:
-            converted = ImageOps.fit(converted, (size, size), Image.Resampling.BILINEAR)
-        return np.asarray(converted).reshape(converted.height, converted.width, -1).transpose(2, 0, 1)
-
-
-@contextmanager
-def _opened(image: EncodedImage) -> Iterator[Image.Image]:
     try:
-        with Image.open(BytesIO(image.content)) as picture:
-            yield picture
-    except DataError:
-        raise
-    except UnidentifiedImageError:  # its message names an object in memory
-        raise DataError(f"{image.where}: cannot be decoded (no image format that Pillow knows)") from None
-    except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
-        raise DataError(f"{image.where}: cannot be decoded ({type(error).__name__}: {error})") from error
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            images, statistics, rows, reasons = (file[name] for name in ("images", "statistics", "rows", "reasons"))
+    except Exception:  # numpy and zipfile raise anything on a damaged file
+        return None
+    faults = dict(zip(rows.tolist(), reasons.tolist(), strict=False))
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != total - len(faults):
+        return None
+    if statistics.shape != (2, images.shape[1]) or not np.isfinite(statistics).all():
+        return None
+    mean, std = statistics.tolist()
+    return Decoded(torch.from_numpy(images), tuple(mean), tuple(std), faults)
+
+
+def _decode(images: Images, order: Tensor, size: int | None) -> tuple[Tensor, dict[int, str]]:
+    """Decodes row ``order[i]`` to place ``i``; the places of images with faults are closed up."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        headers, faults = _read_headers(images, size)
+        if not headers:
+            return torch.empty(0, 1, 1, 1, dtype=torch.uint8), faults
+        gray = all(header.gray for header in headers.values())
+        width, height = (size, size) if size else next(iter(headers.values()))[1:]
+        pixels = _allocated((len(order), 1 if gray else 3, height, width))
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order))
+        for place, (row, image) in zip(places.tolist(), enumerate(images()), strict=True):
+            if row in faults:
+                continue
+            try:
+                decoded = decode(image, gray, size)
+                if decoded.shape != pixels.shape[1:]:
+                    raise DataError(f"decodes to other {decoded.shape[2]}x{decoded.shape[1]} pixels than announced")
+                pixels[place] = decoded
+            except DataError as fault:
+                faults[row] = str(fault)
+    if faults:
+        kept = np.delete(np.arange(len(order)), places[list(faults)].numpy())
+        for new, old in enumerate(kept.tolist()):
+            pixels[new] = pixels[old]
+        pixels = pixels[: len(kept)]
+    return torch.from_numpy(pixels), dict(sorted(faults.items()))
+
+
+def _allocated(shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except MemoryError:
+        gib = np.prod(shape, dtype=float) / 2**30
+        images = f"{shape[0]} images of {shape[3]}x{shape[2]} pixels"
+        raise DataError(
+            f"{images} take {gib:.0f} GiB, more than there is; --set data.size=N makes them smaller"
+        ) from None
+
+
+def _read_headers(images: Images, size: int | None) -> tuple[dict[int, Header], dict[int, str]]:
+    """Headers of the images that can be used, and the faults of the others, by row."""
+    headers: dict[int, Header] = {}
+    faults: dict[int, str] = {}
+    for row, image in enumerate(images()):
+        try:
+            headers[row] = read_header(image)
+        except DataError as fault:
+            faults[row] = str(fault)
+    if size is None and headers:
+        ((width, height), _), *_ = Counter(header[1:] for header in headers.values()).most_common(1)
+        for row, header in list(headers.items()):
+            if header[1:] != (width, height):
+                found = f"but found {header.width}x{header.height}"
+                faults[row] = f"expected {width}x{height} pixels as most images have, {found}"
+                del headers[row]
+    return headers, faults

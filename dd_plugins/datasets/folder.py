@@ -1,30 +1,37 @@
-"""Folders of image files, one folder a class."""
+"""Folders of image files, one folder per class."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
+import torch
 
 from dd_plugins.api import DataError, Dataset, RawData
-from dd_plugins.datasets.decode import EncodedImage, EncodedSplit, ImageConfig, decode_raw
+from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
+from dd_plugins.datasets.images import EncodedImage, read_file
+from dd_plugins.datasets.layout import local_path, split_folders
+from dd_plugins.datasets.messages import first_of, shown
 
-TEST_NAMES = ("test", "val", "valid", "validation")
+# Those of torchvision's ImageFolder, whose import takes a second.
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class ImageFolder(Dataset):
-    """The data set ``folder:PATH``: ``PATH/train/<class>/*`` and ``PATH/test/<class>/*``.
+    """The data set ``folder:PATH``: ``PATH/train/<class>/*`` and ``PATH/test/<class>/*``, or ``PATH/<class>/*``.
 
     The second folder may also be called ``val``, ``valid`` or ``validation``; where there are several, the first of
-    these names counts. Classes are the folders of ``train`` in alphabetical order. Images become RGB unless all of
-    them are grey, and must have one size or be brought to it by the setting ``size``.
+    these names counts. Without a test split, a stratified fifth of the images is split off. Classes are the folders
+    in alphabetical order. Images become RGB unless all of them are grayscale, and must have one size or be brought to
+    it by the setting ``size``. As in torchvision's ``ImageFolder``, the EXIF orientation is not applied.
     """
 
     api_version = 1
     takes_argument = True
 
     class Config(ImageConfig):
-        """Size and mirroring."""
+        """Size, mirroring, classes, and what to do without a test split or with damaged images."""
 
     config: Config
 
@@ -39,15 +46,21 @@ class ImageFolder(Dataset):
             uint8 images ``(N, C, H, W)`` and int64 labels.
 
         Raises:
-            DataError: If a folder is missing or empty, or an image does not decode or has another size; names it.
+            DataError: If a folder is missing or empty, or images do not decode or have other sizes; lists them.
         """
-        folder = Path(self.argument).expanduser()
-        tests = [folder / name for name in TEST_NAMES if (folder / name).is_dir()]
-        if not tests:
-            raise DataError(f"{folder}: expected a folder with train and one of {', '.join(TEST_NAMES)} in it")
-        class_names = list_classes(folder / "train")
-        train, test = read_classes(folder / "train", class_names), read_classes(tests[0], class_names)
-        return decode_raw(train, test, class_names, cache, self.config, "folder")
+        folder = local_path(self.argument)
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "nothing"
+            raise DataError(f"{folder}: expected a folder with train/<class> or <class> in it, but found {found}")
+        splits = split_folders(folder)
+        if splits and "train" not in splits:
+            raise DataError(f"{folder}: expected a folder train next to {', '.join(p.name for p in splits.values())}")
+        source = splits.get("train", folder)
+        class_names = list_classes(source)
+        train = read_classes(source, class_names)
+        tests = splits.get("test") or splits.get("validation")
+        test = read_classes(tests, class_names) if tests else None
+        return decode_raw(train, test, [shown(Path(name)) for name in class_names], cache, self.config, "folder")
 
 
 def list_classes(folder: Path) -> list[str]:
@@ -64,46 +77,42 @@ def list_classes(folder: Path) -> list[str]:
 
 
 def read_classes(folder: Path, class_names: list[str], others: bool = False) -> EncodedSplit:
-    """Reads the image files under ``folder/<class>``, at any depth and sorted by path.
+    """Finds the image files under ``folder/<class>``, at any depth and sorted by path.
 
-    Files without the suffix of an image are passed over.
+    Files without the suffix of an image are ignored.
 
     Args:
         folder: One split.
         class_names: Its classes; the labels are positions in this list.
-        others: Whether there may be folders of other classes, which are passed over.
+        others: Whether there may be folders of other classes, which are ignored.
 
     Returns:
         The encoded images, class by class.
 
     Raises:
-        DataError: If a class is unknown, has no images, or a file cannot be read.
+        DataError: If classes are unknown or have no images.
     """
-    unknown = [name for name in list_classes(folder) if name not in class_names]
+    unknown = [shown(folder / name) for name in list_classes(folder) if name not in class_names]
     if unknown and not others:
-        raise DataError(f"{folder / unknown[0]}: there is no class of this name in train")
-    split = EncodedSplit()
-    for label, name in enumerate(class_names):
-        paths = sorted(path for path in (folder / name).rglob("*") if is_image(path))
-        if not paths:
-            raise DataError(f"{folder / name}: expected image files ({' '.join(IMG_EXTENSIONS)}), but found none")
-        split.images.extend(map(read_image_file, paths))
-        split.labels.extend([label] * len(paths))
-    return split
+        raise DataError(f"{first_of(unknown, ', ')}: there is no class of this name in train")
+    paths = [sorted(path for path in (folder / name).rglob("*") if is_image(path)) for name in class_names]
+    empty = [shown(folder / name) for name, found in zip(class_names, paths, strict=True) if not found]
+    if empty:
+        raise DataError(f"{first_of(empty, ', ')}: expected image files ({' '.join(IMG_EXTENSIONS)}), but found none")
+    sizes = torch.tensor([len(found) for found in paths])
+    labels = torch.arange(len(paths)).repeat_interleave(sizes)
+    return split_of_files([path for found in paths for path in found], labels)
+
+
+def split_of_files(paths: list[Path], labels: torch.Tensor) -> EncodedSplit:
+    """Image files, one after the other, with their labels (int64, ``(N,)``)."""
+
+    def images() -> Iterator[EncodedImage]:
+        return (EncodedImage(shown(path), partial(read_file, path)) for path in paths)
+
+    return EncodedSplit(labels, images)
 
 
 def is_image(path: Path) -> bool:
     """Whether a path looks like an image file: its suffix, and not hidden."""
     return path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".") and path.is_file()
-
-
-def read_image_file(path: Path) -> EncodedImage:
-    """Reads one image file without decoding it.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    try:
-        return EncodedImage(str(path), path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from dd_plugins.api import DataError, Dataset, RawData
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
-from dd_plugins.datasets.folder import list_classes, read_classes, read_image_file
-from dd_plugins.datasets.parquet import read_parquet
+from dd_plugins.datasets.folder import list_classes, read_classes, split_of_files
+from dd_plugins.datasets.layout import parquet_files
+from dd_plugins.datasets.messages import first_of
+from dd_plugins.datasets.parquet import ParquetConfig, read_parquet
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -24,7 +28,7 @@ class TinyImageNet(Dataset):
 
     api_version = 1
 
-    class Config(ImageConfig):
+    class Config(ImageConfig, ParquetConfig):
         """Size, mirroring and classes."""
 
     config: Config
@@ -43,8 +47,8 @@ class TinyImageNet(Dataset):
             DataError: If the files are missing (says what to put where) or damaged (names the file).
         """
         folders = [root / "tiny-imagenet-200", root / "tiny-imagenet"]
-        if any(folders[1].glob("*.parquet")):
-            raw = read_parquet(folders[1], cache, self.config)
+        if parquet_files(folders[1]):
+            raw = read_parquet(folders[1], cache, self.config, self.config)
         elif archives := [folder for folder in folders if (folder / ANNOTATIONS).is_file()]:
             raw = _read_archive(archives[0], cache, self.config)
         else:
@@ -62,13 +66,18 @@ def _read_archive(folder: Path, cache: Path, config: ImageConfig) -> RawData:
 
 
 def _read_validation(folder: Path, class_names: list[str]) -> EncodedSplit:
-    """The validation images stand in one folder; a table of file name, class and box gives their labels."""
-    split, labels = EncodedSplit(), {name: label for label, name in enumerate(class_names)}
-    for number, line in enumerate((folder / ANNOTATIONS).read_text().splitlines(), start=1):
-        name, _, rest = line.partition("\t")
-        wnid = rest.partition("\t")[0]
-        if wnid not in labels:
-            raise DataError(f"{folder / ANNOTATIONS}, line {number}: there is no class {wnid!r} in train")
-        split.images.append(read_image_file(folder / "val" / "images" / name))
-        split.labels.append(labels[wnid])
-    return split
+    """The validation images are in one folder; a table of file name, class and box gives their labels."""
+    table, numbers = folder / ANNOTATIONS, {name: label for label, name in enumerate(class_names)}
+    try:
+        rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{table}: cannot be read as UTF-8 text ({error})") from None
+    wrong = [
+        f"line {number}: there is no class {row[1]!r} in train" if len(row) > 1 else f"line {number}: no class"
+        for number, row in enumerate(rows, start=1)
+        if len(row) < 2 or row[1] not in numbers
+    ]
+    if wrong:
+        raise DataError(f"{table}, {first_of(wrong)}")
+    paths = [folder / "val" / "images" / row[0] for row in rows]
+    return split_of_files(paths, torch.tensor([numbers[row[1]] for row in rows], dtype=torch.int64))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torchvision
 from torch import Tensor
 
 from dd_plugins.api import DataError, Dataset, RawData
-from dd_plugins.datasets.parquet import read_parquet
+from dd_plugins.datasets.layout import parquet_files
+from dd_plugins.datasets.parquet import ParquetConfig, read_parquet
 
 DIGITS = tuple("0123456789")
 
@@ -37,6 +37,11 @@ class TorchvisionSet(Dataset):
     std: ClassVar[tuple[float, ...]]
     mirror: ClassVar[bool] = True
 
+    class Config(ParquetConfig):
+        """Where parquet files are read: their configuration and columns."""
+
+    config: Config
+
     def read(self, root: Path, cache: Path) -> RawData:
         """Reads the data set, and downloads it first if it is not under ``root``.
 
@@ -51,8 +56,9 @@ class TorchvisionSet(Dataset):
             DataError: If the files are damaged, or missing and cannot be downloaded; says where to put them.
         """
         folder = root / self.name
-        if any(folder.glob("*.parquet")):
-            return replace(read_parquet(folder, cache), mean=self.mean, std=self.std, mirror=self.mirror)
+        if parquet_files(folder):
+            raw = read_parquet(folder, cache, parquet=self.config)
+            return replace(raw, mean=self.mean, std=self.std, mirror=self.mirror)
         try:
             train, test = self._load(root, train=True), self._load(root, train=False)
         except Exception as error:  # torchvision raises anything from URLError to AssertionError
@@ -71,7 +77,7 @@ class TorchvisionSet(Dataset):
         )
 
     def _load(self, root: Path, train: bool) -> Any:
-        return getattr(torchvision.datasets, self.source)(root, train=train, download=True)
+        return _source(self.source)(root, train=train, download=True)
 
 
 class Mnist(TorchvisionSet):
@@ -109,7 +115,7 @@ class Svhn(TorchvisionSet):
     mirror = False
 
     def _load(self, root: Path, train: bool) -> Any:
-        return torchvision.datasets.SVHN(root, split="train" if train else "test", download=True)
+        return _source(self.source)(root, split="train" if train else "test", download=True)
 
 
 class Cifar10(TorchvisionSet):
@@ -132,6 +138,12 @@ class Cifar100(TorchvisionSet):
     files = "the folder cifar-100-python"
     mean = (0.5071, 0.4866, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
+
+
+def _source(name: str) -> Any:
+    from torchvision import datasets  # a second to import, and not needed for parquet files
+
+    return getattr(datasets, name)
 
 
 def _tensors(data: Any) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ def whitened(real: RealData, cache: Path) -> RealData:
         origin=f"{real.spec.origin}, ZCA" if real.spec.origin else "ZCA",
     )
     splits = [replace(split, spec=spec, pixels=pixels) for split in (real.train, real.validation, real.test)]
-    return RealData(spec, real.class_names, *splits)
+    return replace(real, spec=spec, train=splits[0], validation=splits[1], test=splits[2])
 
 
 def find_whitening(data: DataSpec, cache: Path) -> Whitening | None:
@@ -92,7 +92,7 @@ def find_whitening(data: DataSpec, cache: Path) -> Whitening | None:
     """
     for file in sorted(cache.glob(FILE.format("*"))):
         if _fingerprint(file.stem.removeprefix("zca-")) == data.fingerprint:
-            return _read(file)
+            return _read(file, prod(data.image_shape))
     return None
 
 
@@ -101,19 +101,23 @@ def _fingerprint(fingerprint: str) -> str:
     return sha256(f"{fingerprint} zca {EPSILON}".encode()).hexdigest()[:16]
 
 
-def _read(file: Path) -> Whitening | None:
+def _read(file: Path, size: int) -> Whitening | None:
+    """The whitening of images of ``size`` numbers; None if the file is missing or damaged."""
     try:
         tensors, _ = read_tensors(file)
-        return Whitening(tensors["matrix"], tensors["mean"])
+        found = Whitening(tensors["matrix"], tensors["mean"])
     except (SyntheticFileError, KeyError):
         return None
+    fits = found.matrix.shape == (size, size) and found.mean.shape == (1, size)
+    return found if fits and found.matrix.dtype == found.mean.dtype == torch.float32 else None
 
 
 def _fitted(real: RealData, file: Path) -> Whitening:
     """The whitening of the training images; a damaged copy in the cache is replaced."""
-    if (found := _read(file)) is None:
+    size = prod(real.spec.image_shape)
+    if (found := _read(file, size)) is None:
         with locked(file.with_suffix(".lock"), f"the whitening matrix of {real.spec.name}"):
-            if (found := _read(file)) is None:
+            if (found := _read(file, size)) is None:
                 found = _fit(real)
                 write_tensors(file, {"matrix": found.matrix.cpu(), "mean": found.mean.cpu()}, {})
     return Whitening(found.matrix.to(real.device), found.mean.to(real.device))
