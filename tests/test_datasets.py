@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dd_plugins import registry
 from dd_plugins.api import ConfigError, DataError, Dataset, RawData, Split, UnknownPluginError, UsageError
 from dd_plugins.datasets import build_real_data, load_dataset
 from dd_plugins.datasets.build import channel_statistics, hold_out
@@ -237,15 +238,16 @@ def test_breaches_of_contract_name_plugin_expectation_and_finding(changes, messa
 
 def test_a_plugin_under_development_needs_no_packaging(tmp_path):
     spec = f"{__name__}:Outsider"
-    real = load(f"{spec}:some/where", tmp_path)
-    assert real.spec.name == "where"
-    with pytest.raises(UsageError, match="needs an argument"):
-        load(spec, tmp_path)
-    with pytest.raises(DataError, match=r"Outsider:labels: train: expected labels from 0 to 2 .* found 7 in row 0"):
-        load(f"{spec}:labels", tmp_path)
-    with pytest.raises(ZeroDivisionError) as caught:
-        load(f"{spec}:fault", tmp_path)
-    assert "Outsider" in caught.value.__notes__[0]
+    with registry.trusted(spec):
+        real = load(f"{spec}:some/where", tmp_path)
+        assert real.spec.name == "where"
+        with pytest.raises(UsageError, match="needs an argument"):
+            load(spec, tmp_path)
+        with pytest.raises(DataError, match=r"Outsider:labels: train: expected labels from 0 to 2 .* found 7 in row 0"):
+            load(f"{spec}:labels", tmp_path)
+        with pytest.raises(ZeroDivisionError) as caught:
+            load(f"{spec}:fault", tmp_path)
+        assert "Outsider" in caught.value.__notes__[0]
 
 
 def test_unknown_names_and_arguments(tmp_path):
