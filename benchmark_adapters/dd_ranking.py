@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
@@ -37,6 +37,7 @@ from benchmark_adapters.formats.published import OF_DDRANKING
 from benchmark_adapters.lines import append_line, read_lines
 from benchmark_adapters.robustness import augmentation_score, robust_score
 from dd_plugins.api import DataSpec, PluginConfig, RealData, SyntheticSet, UsageError, temporary_folder, write_tensors
+from dd_plugins.api.reading import parse_json
 
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "TinyImageNet"}
 LEAST_SIDE, LEAST_CLASSES = 32, 5  # its networks are made for 32 pixels; it always takes a top-5 accuracy
@@ -187,7 +188,8 @@ class DDRankingBenchmark(Benchmark):
         ):
             try:
                 for line in process.stdout or ():
-                    row = {**_finished(json.loads(line), self.config.weight), "full_accuracy": full}
+                    made = parse_json(line, "dd-ranking", BenchmarkFailed)
+                    row = {**_finished(made, self.config.weight), "full_accuracy": full}
                     score = row["ARS" if self.config.score == "ars" else "LRS"]
                     rows[row["trial"]] = row
                     if keep is not None:
@@ -234,9 +236,20 @@ def _finished(row: dict[str, Any], weight: float) -> dict[str, Any]:
     return made
 
 
+class _Evaluation(BaseModel):
+    """A line of the file that keeps evaluations: numbers by name, and notes."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    trial: int
+    full_accuracy: float
+    notes: dict[str, Any]
+
+
 def _earlier(file: Path | None, full: float) -> dict[int, dict[str, Any]]:
     """Evaluations that are kept, against the same accuracy of the whole set; a line that was cut off is left out."""
-    return {row["trial"]: row for row in read_lines(file) if row["full_accuracy"] == full}
+    return {row.trial: row.model_dump() for row in read_lines(file, _Evaluation) if row.full_accuracy == full}
 
 
 def _check(data: DataSpec, network: str) -> None:

@@ -9,12 +9,12 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field
 
 from benchmark_adapters.base import Cell, ScoreContext
 from dd_plugins import names, registry
-from dd_plugins.api import PluginConfig, SyntheticSet, parse_config
+from dd_plugins.api import ConfigError, PluginConfig, SyntheticSet, parse_config
+from dd_plugins.api.reading import parse_yaml
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import TrainConfig, accuracy, networks_at_once, train_networks
@@ -79,7 +79,7 @@ def protocol_values(name: str) -> Mapping[str, Any]:
     """
     name = names.choose("protocol", name, protocol_names())
     text = (files("benchmark_adapters") / "protocols" / f"{name}.yaml").read_text(encoding="utf-8")
-    values = yaml.safe_load(text)
+    values: dict[str, Any] = parse_yaml(text, f"protocol {name}", ConfigError)
     base = values.pop("extends", None)
     if base is None:
         return values

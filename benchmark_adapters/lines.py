@@ -7,7 +7,14 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from dd_plugins.api import DDPluginsError, ResumeMismatch
+from dd_plugins.api.reading import MAX_JSON_BYTES, parse_json, read_text, validated
+
+Model = TypeVar("Model", bound=BaseModel)
 
 from dd_plugins.api import check_guarded
 
@@ -23,12 +30,26 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path | None) -> list[dict[str, Any]]:
-    """All objects of a file; lines that a crash cut short are left out, and a missing file has none."""
+def read_lines(path: Path | None, model: type[Model]) -> list[Model]:
+    """All objects of a file; lines that a crash cut short are left out, and a missing file has none.
+
+    Args:
+        path: The file, or None.
+        model: What each line holds.
+
+    Raises:
+        ResumeMismatch: If the file cannot be read, or a line is JSON of another kind.
+    """
+    if path is None or not path.exists():
+        return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ():
-        with suppress(ValueError):
-            entry = json.loads(line)
-            if isinstance(entry, dict):
-                found.append(entry)
+    for number, line in enumerate(read_text(path, ResumeMismatch, MAX_JSON_BYTES).splitlines(), start=1):
+        where = f"{path}, line {number}"
+        with suppress(_CutShort):
+            values = parse_json(line, where, _CutShort)
+            found.append(validated(model, values, where, ResumeMismatch, "; remove the line to do this again"))
     return found
+
+
+class _CutShort(DDPluginsError):
+    """A line is not valid JSON."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
 from benchmark_adapters.evaluator import NAME, Protocol, evaluate, load_protocol, protocol_names
@@ -121,6 +121,16 @@ class NativeBenchmark(Benchmark):
         return (), "not known under this protocol"
 
 
+class _Measurement(BaseModel):
+    """A line of the file that keeps accuracies."""
+
+    model_config = ConfigDict(strict=True)
+
+    set: str
+    trial: int
+    accuracy: float
+
+
 class _Measured:
     """Accuracies of other sets under the same protocol, kept in the context's folder as they come."""
 
@@ -131,7 +141,7 @@ class _Measured:
     def __call__(self, chosen: SyntheticSet) -> tuple[float, ...]:
         content = [value.cpu().contiguous().numpy().tobytes() for value in (chosen.images, chosen.targets)]
         digest = hashlib.sha256(b"".join(content)).hexdigest()[:10]
-        known = {row["trial"]: row["accuracy"] for row in read_lines(self.file) if row["set"] == digest}
+        known = {row.trial: row.accuracy for row in read_lines(self.file, _Measurement) if row.set == digest}
 
         def keep(trial: int, accuracy: float) -> None:
             if self.file is not None:

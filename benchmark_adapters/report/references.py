@@ -7,7 +7,8 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
+from dd_plugins.api import ConfigError
+from dd_plugins.api.reading import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,11 @@ class Published:
 def published(method: str, dataset: str, ipc: int) -> Published | None:
     """What was published for a method on a data set at an IPC, if anything."""
     table = _table()
-    found = table["numbers"].get(method, {}).get(dataset, {}).get(ipc)
+    found = table["numbers"].get(method, {}).get(dataset, {}).get(str(ipc))
     return None if found is None else Published(float(found[0]), str(table["sources"][found[1]]))
 
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, Any]:
     text = (files("benchmark_adapters") / "references" / "published.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
+    return dict(parse_yaml(text, "published.yaml", ConfigError))

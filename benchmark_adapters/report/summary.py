@@ -13,7 +13,9 @@ from typing import Any
 
 from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.runner.config import flatten
+from benchmark_adapters.runner.schema import RunRecord, TableRecord
 from dd_plugins.api import UsageError
+from dd_plugins.api.reading import parse_json, read_json, validated
 
 NETWORK_SETTINGS = re.compile(r"network\.\w+=[^,\]]*,?")  # in a protocol's label
 MARK = " †"  # after the name of what was made by other code than is installed
@@ -79,7 +81,7 @@ def committed_records() -> list[dict[str, Any]]:
     names = sorted(
         entry.name for entry in (folder.iterdir() if folder.is_dir() else ()) if entry.name.endswith(".json")
     )
-    return [json.loads((folder / name).read_text(encoding="utf-8")) for name in names]
+    return [parse_json((folder / name).read_bytes(), name, UsageError) for name in names]
 
 
 def read_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -91,11 +93,9 @@ def read_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
     found = []
     for path in paths:
         file = path / "record.json" if path.is_dir() else path
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            record["scores"], record["data"], record["config"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{file} is no record of a run ({type(error).__name__}: {error})") from None
+        record = read_json(file, UsageError, "; this is no record of a run")
+        own = isinstance(record, dict) and any(record.get(part) for part in ("scores", "benchmarks"))
+        validated(RunRecord if own else TableRecord, record, f"{file} is no record of a run", UsageError)
         found.append(record)
     return found
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
 from benchmark_adapters.runner.config import OptimizerConfig
+from benchmark_adapters.runner.schema import Checkpoint
 from benchmark_adapters.runner.store import RunFolder
 from dd_plugins.api import (
     DivergedError,
@@ -210,7 +210,7 @@ class Condensation:
             return False
         try:
             self._take_back(*found)
-        except (KeyError, ValueError, RuntimeError, StopIteration) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, StopIteration) as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ResumeMismatch(
                 f"{self.folder.checkpoint} does not fit this run ({why}); remove it to begin again"
@@ -218,11 +218,13 @@ class Condensation:
         self.resumed = True
         return True
 
-    def _take_back(self, tensors: dict[str, Tensor], notes: Mapping[str, Any]) -> None:
-        self.step = int(notes["step"])
-        self.seconds, self.cpu_seconds = float(notes["seconds"]), float(notes["cpu_seconds"])
-        self.prepare_seconds += float(notes["prepare_seconds"])
-        self._enter(next(stage for stage in self._bounds if stage.name == notes["stage"]))
+    def _take_back(self, tensors: dict[str, Tensor], notes: Checkpoint) -> None:
+        if not 0 <= notes.step <= self.steps or tensors["losses"].shape != (notes.step,):
+            raise ValueError(f"step {notes.step} of {self.steps}, losses of shape {tuple(tensors['losses'].shape)}")
+        self.step = notes.step
+        self.seconds, self.cpu_seconds = notes.seconds, notes.cpu_seconds
+        self.prepare_seconds += notes.prepare_seconds
+        self._enter(next(stage for stage in self._bounds if stage.name == notes.stage))
         self.parameterization.load_state_dict(_under("container.", tensors))
         self.parameterization.load_working_state(_under("working.", tensors))
         self.objective.load_state_dict(_under("objective.", tensors))

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field
 
 from benchmark_adapters.evaluator import PartConfig, Protocol, load_protocol
@@ -16,7 +15,8 @@ from benchmark_adapters.runner.methods import choose_method, exchanged_container
 from benchmark_adapters.runner.suggestions import unknown_keys
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
-from dd_plugins.api.reading import read_json
+from dd_plugins.api.faults import shortened
+from dd_plugins.api.reading import dump_yaml, parse_yaml, read_json, read_yaml
 from dd_plugins.datasets import split_spec
 
 PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
@@ -109,7 +109,7 @@ class RunConfig(PluginConfig):
 
     def to_yaml(self) -> str:
         """The resolved configuration, as ``--config`` reads it."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)
+        return dump_yaml(self.model_dump(mode="json"))
 
 
 def plugin_identity(kind: str, name: str) -> list[str]:
@@ -256,27 +256,16 @@ def _overlay(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
 def _parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set optimizer.lr=0.01")
+        raise ConfigError(f"--set {shortened(text)}: expected KEY=VALUE, for example --set optimizer.lr=0.01")
     if not value.strip():
-        raise ConfigError(f"--set {text}: no value; write null for none, or '' for an empty text")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is not valid YAML") from None
+        raise ConfigError(f"--set {shortened(text)}: no value; write null for none, or '' for an empty text")
+    return key.strip(), parse_yaml(value, f"--set {shortened(text)}", ConfigError)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if path.suffix == ".json":
-            values = read_json(path, ConfigError)
-        else:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    values = read_json(path, ConfigError) if path.suffix == ".json" else read_yaml(path, ConfigError)
     if not isinstance(values, dict):
-        raise ConfigError(f"--config {path}: expected a mapping at the top, but got {type(values).__name__}")
+        raise ConfigError(f"{path}: expected a mapping at the top, but got {type(values).__name__}")
     return values
 
 

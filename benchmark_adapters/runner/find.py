@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark_adapters.runner.records import how_far, unscored_record
-from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, read_record_file
+from benchmark_adapters.runner.schema import RunRecord
+from benchmark_adapters.runner.store import RunFolder, read_record_file
 from dd_plugins.api import UsageError
 
 
@@ -36,7 +37,7 @@ def read_record(folder: RunFolder) -> dict[str, Any]:
     Raises:
         UsageError: If the set is not stored yet; says how far the run is.
     """
-    record = read_record_file(folder.record, RUN_KEYS) or unscored_record(folder)
+    record = read_record_file(folder.record, RunRecord) or unscored_record(folder)
     if record is None:
         raise UsageError(f"{folder.path} has no record yet: {how_far(folder)}")
     return record

@@ -6,11 +6,11 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict, Field
 
 from dd_plugins import names, registry
-from dd_plugins.api import PluginConfig, parse_config
+from dd_plugins.api import ConfigError, PluginConfig, parse_config
+from dd_plugins.api.reading import parse_yaml
 
 
 class Applies(PluginConfig):
@@ -108,7 +108,7 @@ def load_method(name: str) -> Method:
     """
     name = canonical_method(name)
     text = (files("benchmark_adapters") / "methods" / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_config(Method, yaml.safe_load(text), f"method {name}")
+    return parse_config(Method, parse_yaml(text, f"method {name}", ConfigError), f"method {name}")
 
 
 def choose_method(method: str | None, parameterization: str | None, objective: str | None) -> Method:

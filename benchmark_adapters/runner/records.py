@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark_adapters.runner.config import PARTS, RunConfig, read_config
-from benchmark_adapters.runner.store import RUN_KEYS, RunFolder, read_json, read_record_file
+from benchmark_adapters.runner.schema import Failure, RunRecord
+from benchmark_adapters.runner.store import RunFolder, read_json, read_record_file
 from benchmark_adapters.runner.system import versions
 from dd_plugins import registry
-from dd_plugins.api import DataSpec, DDPluginsError, StorageBudget, StorageLedger, read_stored
+from dd_plugins.api import DataSpec, DDPluginsError, ResumeMismatch, StorageBudget, StorageLedger, read_stored
+from dd_plugins.api.reading import validated
 
 KINDS = {**PARTS, "pruning": "pruning"}  # the plugin kind of each part of a record
 PACKAGES = ("dd-plugins", "torch")  # whose versions decide a result
@@ -22,7 +24,7 @@ PACKAGES = ("dd-plugins", "torch")  # whose versions decide a result
 
 def make_record(config: RunConfig, data: DataSpec, run_id: str, folder: RunFolder) -> dict[str, Any]:
     """The record so far, or a new one."""
-    known = read_record_file(folder.record, RUN_KEYS)
+    known = read_record_file(folder.record, RunRecord)
     return new_record(config, data, run_id, folder) if known is None else known
 
 
@@ -92,9 +94,10 @@ def is_stored(folder: RunFolder) -> bool:
 
 def how_far(folder: RunFolder) -> str:
     """Where a run without a finished record stands, and what continues it."""
-    failure = read_json(folder.failure)
-    if isinstance(failure, dict):
-        where = f"{failure.get('status', 'error')}: {failure.get('message', 'no message')}"
+    hint = "; remove it, or run the command again"
+    if (found := read_json(folder.failure, hint)) is not None:
+        failure = validated(Failure, found, folder.failure, ResumeMismatch, hint)
+        where = f"{failure.status}: {failure.message}"
     else:
         where = _scored_so_far(folder) if is_stored(folder) else _condensed_so_far(folder)
     out = "" if folder.path.parent == Path("runs") else f" --out {shlex.quote(str(folder.path.parent))}"
@@ -111,8 +114,8 @@ def _scored_so_far(folder: RunFolder) -> str:
 def _condensed_so_far(folder: RunFolder) -> str:
     config = read_config(folder.path / "config.yaml")
     notes = folder.checkpoint_notes()
-    if notes is not None and isinstance(step := notes.get("step"), int):
-        return f"not finished: condensed up to step {step:,} of {config.steps:,} at its last checkpoint"
+    if notes is not None:
+        return f"not finished: condensed up to step {notes.step:,} of {config.steps:,} at its last checkpoint"
     if config.pruning is not None:
         return "not finished: the larger set that it is pruned from is condensed in a run of its own"
     return f"not finished: no checkpoint yet, of {config.steps:,} steps"

@@ -89,7 +89,7 @@ def _yardstick(
     # Another run may be scoring the same yardstick: then its score is worth waiting for.
     with folder.locked(f"the reference score of {chosen.name}"):
         known = read_record_file(folder.record)
-        if known is not None and len(known["yardsticks"][0]["trials"]) >= protocol.trials:
+        if known is not None and known["yardsticks"] and len(known["yardsticks"][0]["trials"]) >= protocol.trials:
             return dict(known["yardsticks"][0])
         return _score_yardstick(chosen, extra, config, real, folder, device, reporter)
 

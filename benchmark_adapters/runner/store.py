@@ -6,14 +6,15 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from benchmark_adapters.lines import append_line
+from benchmark_adapters.lines import append_line, read_lines
+from benchmark_adapters.runner.schema import Checkpoint, ScoredRecord, Scores, Stages, Trial
 from dd_plugins import registry
 from dd_plugins.api import (
     Parameterization,
@@ -26,15 +27,17 @@ from dd_plugins.api import (
     read_metadata,
     read_stored,
     read_tensors,
+    reading,
     sweep,
     write_atomically,
     write_tensors,
 )
+from dd_plugins.api.faults import shortened
+from dd_plugins.api.reading import check_regular, parse_json, validated
 
-# Without which a file is no record: of anything that was scored, and of a run.
-SCORED_KEYS = frozenset({"name", "data", "scores", "yardsticks"})
+CHECKPOINT = "dd_plugins.checkpoint"  # in the metadata of a checkpoint
+DAMAGED = "; it is damaged; remove it to begin again"  # appended to what is wrong with a checkpoint
 CANDIDATE = "candidate "  # begins the key of a trial that chooses a pruning
-RUN_KEYS = SCORED_KEYS | {"id", "config", "storage", "condensation"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,11 @@ class RunFolder:
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The stages that are done, with what they noted."""
-        found = read_json(self.path / "stages.json")
-        return found if isinstance(found, dict) else {}
+        file, hint = self.path / "stages.json", "; remove it to condense again"
+        found = read_json(file, hint)
+        if found is not None:
+            validated(Stages, found, file, ResumeMismatch, hint)
+        return found or {}
 
     def mark(self, stage: str, **notes: Any) -> None:
         """Notes that a stage is done."""
@@ -103,7 +109,9 @@ class RunFolder:
 
     def digest(self) -> str:
         """sha256 of the stored set."""
-        return hashlib.sha256(self.synthetic.read_bytes()).hexdigest()
+        check_regular(self.synthetic, SyntheticFileError)
+        with self.synthetic.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def check_stored(self) -> None:
         """Refuses a stored set that was exchanged behind the run's back: its scores belong to another one.
@@ -124,19 +132,15 @@ class RunFolder:
         Trials of candidates stay: they name the larger set that they were pruned from.
         """
         self.record.unlink(missing_ok=True)
-        if not self.trials.exists():
-            return
-        lines = self.trials.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if str((_parse_line(line) or {}).get("key")).startswith(CANDIDATE)]
-        write_atomically(self.trials, "".join(f"{line}\n" for line in kept).encode())
+        kept = [trial for trial in read_lines(self.trials, Trial) if trial.key.startswith(CANDIDATE)]
+        if self.trials.exists():
+            write_atomically(self.trials, "".join(f"{json.dumps(trial.model_dump())}\n" for trial in kept).encode())
 
     # ---- trials -------------------------------------------------------------------------------------------------
 
     def known_trials(self, key: str) -> dict[int, float]:
         """Scores of the trials that are done under a key (protocol hash and network)."""
-        lines = self.trials.read_text(encoding="utf-8").splitlines() if self.trials.exists() else []
-        found = [entry for line in lines if (entry := _parse_line(line)) and entry.get("key") == key]
-        return {int(entry["trial"]): float(entry["score"]) for entry in found}
+        return {entry.trial: entry.score for entry in read_lines(self.trials, Trial) if entry.key == key}
 
     def add_trial(self, key: str, trial: int, score: float) -> None:
         """Appends a trial; a line that a crash cut short is ignored when reading."""
@@ -146,17 +150,15 @@ class RunFolder:
 
     def save_checkpoint(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Writes the state of an unfinished condensation."""
-        write_tensors(self.checkpoint, tensors, {"dd_plugins.checkpoint": json.dumps(notes)})
+        write_tensors(self.checkpoint, tensors, {CHECKPOINT: json.dumps(notes, allow_nan=False)})
 
-    def checkpoint_notes(self) -> dict[str, Any] | None:
+    def checkpoint_notes(self) -> Checkpoint | None:
         """What the last checkpoint notes, such as its ``step``; None if there is none, or if it is damaged."""
-        try:
-            notes = json.loads(read_metadata(self.checkpoint)["dd_plugins.checkpoint"])
-        except (SyntheticFileError, KeyError, ValueError, RecursionError):
-            return None
-        return notes if isinstance(notes, dict) else None
+        with suppress(ResumeMismatch):
+            return self._notes(read_metadata(self.checkpoint, ResumeMismatch))
+        return None
 
-    def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], Checkpoint] | None:
         """The state of an unfinished condensation, or None.
 
         Raises:
@@ -164,14 +166,15 @@ class RunFolder:
         """
         if not self.checkpoint.exists():
             return None
-        try:
-            tensors, metadata = read_tensors(self.checkpoint)
-            notes = json.loads(metadata["dd_plugins.checkpoint"])
-        except (SyntheticFileError, KeyError, ValueError) as error:
-            raise ResumeMismatch(f"{self.checkpoint} is damaged; remove it to begin again ({error})") from None
-        if notes["run_id"] != run_id:
-            raise ResumeMismatch(f"{self.checkpoint} belongs to run {notes['run_id']}, not to {run_id}")
+        tensors, metadata = read_tensors(self.checkpoint, ResumeMismatch, DAMAGED)
+        notes = self._notes(metadata)
+        if notes.run_id != run_id:
+            raise ResumeMismatch(f"{self.checkpoint} belongs to run {shortened(notes.run_id)}, not to {run_id}")
         return tensors, notes
+
+    def _notes(self, metadata: dict[str, str]) -> Checkpoint:
+        found = parse_json(metadata.get(CHECKPOINT, ""), self.checkpoint, ResumeMismatch, DAMAGED)
+        return validated(Checkpoint, found, self.checkpoint, ResumeMismatch, DAMAGED)
 
 
 def load_stored(path: Path) -> Parameterization:
@@ -191,37 +194,32 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON; None if there is no such file."""
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ResumeMismatch(f"{path} is not valid JSON ({error})") from None
+def read_json(path: Path, hint: str = "") -> Any:
+    """Reads JSON; None if there is no such file.
+
+    Args:
+        path: The file.
+        hint: What the user can do about a damaged one, for the message.
+
+    Raises:
+        ResumeMismatch: If it is no valid JSON.
+    """
+    return reading.read_json(path, ResumeMismatch, hint) if path.exists() else None
 
 
-def read_record_file(path: Path, needed: frozenset[str] = SCORED_KEYS) -> dict[str, Any] | None:
+def read_record_file(path: Path, model: type[Scores] = ScoredRecord) -> dict[str, Any] | None:
     """Reads a record; None if there is no such file.
 
     Args:
         path: The file.
-        needed: The keys that it must have.
+        model: What it must hold.
 
     Raises:
         ResumeMismatch: If it is no record.
     """
-    record = read_json(path)
+    hint = "; remove it to make it anew"
+    record = read_json(path, hint)
     if record is None:
         return None
-    missing = sorted(needed - set(record)) if isinstance(record, dict) else sorted(needed)
-    if missing:
-        raise ResumeMismatch(f"{path} is no record (without {', '.join(missing)}); remove it to make it anew")
+    validated(model, record, f"{path} is no record", ResumeMismatch, hint)
     return dict(record)
-
-
-def _parse_line(line: str) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(line))
-    except ValueError:
-        return None

@@ -7,12 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from dd_plugins.api.atomic import write_atomically
-from dd_plugins.errors import SyntheticFileError
+from dd_plugins.api.faults import shortened, shown
+from dd_plugins.api.reading import MAX_JSON_BYTES, check_regular, parse_json
+from dd_plugins.errors import DDPluginsError, SyntheticFileError
+
+TensorsAndNotes = tuple[dict[str, Tensor], dict[str, str]]
+DTYPES = frozenset({
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+})  # fmt: skip
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -21,32 +30,60 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     write_atomically(path, save(plain, dict(metadata)))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, error: type[DDPluginsError] = SyntheticFileError, hint: str = "") -> TensorsAndNotes:
     """Reads a safetensors file: its tensors (on the CPU) and its metadata.
 
+    Args:
+        path: The file.
+        error: Class of the error.
+        hint: What the user can do, appended to the message.
+
     Raises:
-        SyntheticFileError: If the file is missing, truncated or no safetensors file.
+        SyntheticFileError: Or the class given, if the file is missing, truncated, or no safetensors file of numbers
+            that torch computes with.
     """
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    with opened(path, error, hint) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata() or {}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise error(f"{path}: {shown(name)} is of type {tensor.dtype}, which is not supported{hint}")
+    return tensors, metadata
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, error: type[DDPluginsError] = SyntheticFileError, hint: str = "") -> dict[str, str]:
     """Reads the metadata of a safetensors file, without its tensors.
 
     Raises:
-        SyntheticFileError: As `read_tensors`.
+        SyntheticFileError: Or the class given, as `read_tensors`.
     """
-    with _opened(path) as file:
+    with opened(path, error, hint) as file:
         return file.metadata() or {}
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path, error: type[DDPluginsError] = SyntheticFileError, hint: str = "") -> Iterator[Any]:
+    """The safetensors library's view of a file, which reads tensors when they are asked for.
+
+    Raises:
+        SyntheticFileError: Or the class given, also for what goes wrong in the ``with`` block while reading.
+    """
+    _check_header(path, error, hint)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except FileNotFoundError:
-        raise SyntheticFileError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise SyntheticFileError(f"{path}: truncated, or not a safetensors file ({error})") from None
+    except (SafetensorError, OSError, RuntimeError) as fault:
+        why = shortened(str(fault), 200)
+        raise error(f"{path}: truncated, or not a safetensors file ({why}){hint}") from None
+
+
+def _check_header(path: Path, error: type[DDPluginsError], hint: str) -> None:
+    """Checks what the library does not: a regular file, and no name twice."""
+    check_regular(path, error, hint)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(length) if length <= MAX_JSON_BYTES else b"{}"  # the library refuses larger ones
+    except OSError as fault:
+        raise error(f"{path}: {fault.strerror}{hint}") from None
+    parse_json(header, f"{path}: truncated, or not a safetensors file: its header", error, hint)

@@ -333,4 +333,5 @@ def _check_events(text: str) -> None:
         elif getattr(event, "tag", None) is not None:
             problem = "tags are not allowed"
         if problem:
-            raise ValueError(f"{problem} in line {event.start_mark.line + 1}")
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ValueError(f"{problem} in line {line}")
