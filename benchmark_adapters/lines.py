@@ -11,12 +11,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from dd_plugins.api import DDPluginsError, ResumeMismatch
+from dd_plugins.api import DDPluginsError, ResumeMismatch, check_guarded
 from dd_plugins.api.reading import MAX_JSON_BYTES, parse_json, read_text, validated
 
 Model = TypeVar("Model", bound=BaseModel)
-
-from dd_plugins.api import check_guarded
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
