@@ -372,7 +372,7 @@ def test_show_of_an_unfinished_or_ambiguous_run(tmp_path, capsys):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text("")
     assert "more than one run begins like 'aa'" in _one_line(capsys, "show", "aa", "--out", tmp_path)
-    assert "the run is not finished" in _one_line(capsys, "show", "aa1", "--out", tmp_path)
+    assert "config.yaml: expected a mapping" in _one_line(capsys, "show", "aa1", "--out", tmp_path)
     (tmp_path / "aa1" / "record.json").write_text("{")
     assert "record.json: not valid JSON" in _one_line(capsys, "show", "aa1", "--out", tmp_path)
 
