@@ -313,6 +313,8 @@ def test_parquet_has_the_columns_and_the_card_of_a_hub_data_set(tmp_path):
     assert features["label"] == {"_type": "ClassLabel", "names": list(real.class_names)}
     card = (tmp_path / "set/README.md").read_text()
     assert card.startswith("---\n")
+    assert "{" not in card
+    assert "reshape(-1, 3, 32, 32)" in card
     assert (
         "8 synthetic images of 4 classes, made from cifar10 by hmn + idc within a budget of 2 images per class" in card
     )
@@ -437,7 +439,7 @@ def test_a_run_goes_out_and_comes_in_as_a_run(name, finished, tmp_path, capsys):
     from benchmark_adapters.runner.store import load_stored
 
     with torch.no_grad():
-        decoded = load_stored(out / record["id"] / "synthetic.safetensors", "hmn").decode()
+        decoded = load_stored(out / record["id"] / "synthetic.safetensors").decode()
     assert torch.equal(stored, decoded)
     sets = ["--set", "protocol.network.width=8", "--set", "protocol.train.epochs=5", "--trials", "2"]
     assert command("eval", folder.name, *sets, "--out", tmp_path / "runs", "--device", "cpu") == 0

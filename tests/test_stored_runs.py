@@ -165,7 +165,7 @@ def test_pictures_of_a_whitened_set_have_the_colours_of_the_data(tmp_path, monke
     assert command(*words, "card", "--to", "parquet") == 0
     card = (tmp_path / "card/README.md").read_text()
     assert "ZCA-whitened" in card
-    assert "'size': 8, 'zca': True" in card
+    assert "load_dataset('folder:PATH', config={'size': 8, 'zca': True})" in card
 
     shutil.rmtree(tmp_path / "cache")  # the matrix is computed again, from the data ...
     assert command(*words, "again", "--to", "imagefolder") == 0
@@ -178,6 +178,19 @@ def test_pictures_of_a_whitened_set_have_the_colours_of_the_data(tmp_path, monke
         assert "the colours of its pictures need the data set" in error
         assert not (tmp_path / "none").exists()
     assert command(*words, "numbers", "--to", "pt") == 0
+
+
+def test_the_card_has_the_scores_the_storage_and_no_path_of_this_machine(made, place):
+    root, folder = place
+    for stored, name in ((folder.path, "pixel + dm"), (folder.synthetic, "pixel")):
+        assert command("export", stored, "--to", "parquet", "--root", f"set-{name}") == 0
+        card = (root / f"set-{name}/README.md").read_text()
+        assert f"made from my by {name} within" in card
+        assert "stored as 576 numbers in 2,304 bytes (6,144 bits per class)" in card  # 3 images of 3 x 8 x 8, 3 classes
+        assert "folder:my" not in card
+        assert ("| quick[" in card) == (stored == folder.path)
+    trials = np.array(made[1]["scores"][0]["trials"])
+    assert f"| {100 * trials.mean():.2f} +- " in (root / "set-pixel + dm/README.md").read_text()
 
 
 def test_image_folders_have_the_names_of_the_classes_and_keep_their_order(place):
@@ -420,7 +433,7 @@ def test_what_made_a_record_is_compared_with_what_is_installed(made):
 
 
 def test_records_made_by_other_code_are_marked(place, capsys):
-    root, folder = place
+    _, folder = place
     record = json.loads(folder.record.read_text())
     assert command("table", folder.path) == 0
     printed = capsys.readouterr()

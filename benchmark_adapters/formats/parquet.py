@@ -12,7 +12,9 @@ import torch
 from benchmark_adapters.formats.base import Exported, Format, Imported, checked
 from benchmark_adapters.formats.imagefolder import pictures_of
 from benchmark_adapters.formats.pt import ABOUT, same_spec, test_images, write_about
+from benchmark_adapters.report.statistics import Estimate
 from dd_plugins.api import DataError, RealData, staged
+from dd_plugins.api.faults import shortened
 
 FILE = "data/train-00000-of-00001.parquet"
 CARD = """---
@@ -36,6 +38,16 @@ tags:
 
 Test images need the same transform: {transform}.
 
+```python
+import numpy as np
+from datasets import load_dataset
+
+train = load_dataset("PATH or ORG/NAME", split="train")
+images = np.array(train["pixels"][:], dtype="float32").reshape(-1, {sizes})
+labels = np.array(train["label"][:])
+```
+
+{storage}{scores}
 The licence is that of the data the set was made from. Written by dd-plugins; `about.json` says from which run.
 """
 
@@ -106,13 +118,40 @@ def _card(exported: Exported) -> str:
     data = exported.data
     return CARD.format(
         size=size,
-        name=data.name,
+        name=shortened(data.name),
         count=f"{count:,}",
         classes=data.num_classes,
-        method=exported.notes.get("name", "an unknown method"),
+        method=shortened(str(exported.notes.get("name", "an unknown method"))),
         ipc=exported.ipc,
         s="" if exported.ipc == 1 else "s",
         shape=" x ".join(map(str, data.image_shape)),
         space="ZCA-whitened" if data.whitened else "normalised per channel",
         transform=test_images(exported),
+        sizes=", ".join(map(str, data.image_shape)),
+        storage=_storage(exported),
+        scores=_scores(exported),
     )
+
+
+def _storage(exported: Exported) -> str:
+    """What the set took where it was condensed; empty if nobody noted it."""
+    storage = exported.notes.get("storage")
+    if not storage:
+        return ""
+    bits = 8 * storage["bytes"] / exported.data.num_classes
+    return (
+        f"The set was stored as {storage['elements']:,} numbers in {storage['bytes']:,} bytes ({bits:,.0f} bits per "
+        f"class); decoded as here it takes more, unless it was stored as pixels.\n\n"
+    )
+
+
+def _scores(exported: Exported) -> str:
+    """A table of the scores that the set has."""
+    scores = exported.notes.get("scores")
+    if not scores:
+        return ""
+    lines = ["| accuracy % (95 % t-interval) | protocol | network |", "| --- | --- | --- |"]
+    for score in scores:
+        accuracy = Estimate.of(score["trials"]).percent()
+        lines.append(f"| {accuracy} | {score['protocol']} | {score['network']} |")
+    return "Networks trained on it reach, on real test images:\n\n" + "\n".join(lines) + "\n\n"

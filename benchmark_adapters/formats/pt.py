@@ -56,11 +56,13 @@ def test_images(exported: Exported) -> str:
     if not data.whitened:
         mean, std = ([round(value, 6) for value in values] for values in (data.mean, data.std))
         return f"(pixels / 255 - mean) / std per channel, with mean {mean} and std {std}"
-    name, settings = notes.get("dataset", data.name), notes.get("data_settings", {})
+    settings = {**notes.get("data_settings", {}), "zca": True}
+    kind, colon, _ = str(notes.get("dataset", data.name)).partition(":")
+    name = f"{kind}:PATH" if colon else kind  # no path of one's own machine in what others read
     return (
         "ZCA whitening: (pixels / 255 - mean) @ matrix on flattened C x H x W images, with kornia.enhance.zca_mean("
         "train, unbiased=True, eps=0.1) of the training images; dd_plugins.datasets.load_dataset("
-        f"{name!r}, config={ {**settings, 'zca': True}!r}).test.images() has them so"
+        f"{name!r}, config={settings!r}).test.images() has them so"
     )
 
 

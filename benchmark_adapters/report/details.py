@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -70,7 +71,7 @@ def stored_lines(header: StoredHeader) -> Iterator[str]:
     yield f"stored set: {shortened(header.plugin)}, {sum(counts):,} images, {held} per class"
     yield f"data: {shortened(data.name)} {shortened(data.origin)} {shortened(data.fingerprint)}, images of {shape}"
     if source.dataset:
-        settings = (f"--set data.{key}={value}" for key, value in source.settings.items())
+        settings = (f"--set data.{key}={json.dumps(value)}" for key, value in source.settings.items())
         yield f"made from: --dataset {shortened(' '.join([source.dataset, *settings]), 400)}"
     names = [shortened(name) for name in source.class_names[:MAX_NAMES]]
     more = f", and {data.num_classes - MAX_NAMES:,} more" if data.num_classes > MAX_NAMES else ""

@@ -62,9 +62,11 @@ def export_set(
     if form.holds_pictures:
         _check_colours(found, options)
     synthetic, record, source = found.synthetic, found.record, found.source
-    notes: dict[str, Any] = {"name": record["name"], "run": record.get("id", ""), "dataset": source.dataset}
+    name = record.get("container", record["name"])  # a file of its own has no name but that of its container
+    notes: dict[str, Any] = {"name": name, "run": record.get("id", ""), "dataset": source.dataset}
     notes["config"] = record.get("config", {})
     notes["data_settings"] = dict(source.settings)
+    notes["scores"] = record["scores"]
     notes["storage"] = {part: record["storage"][part] for part in ("elements", "bytes", "budget")}
     names = source.names(synthetic.data.num_classes)
     exported = Exported(synthetic.images.cpu(), synthetic.targets.cpu(), synthetic.data, names, found.ipc, notes)

@@ -14,7 +14,7 @@ import torch
 from benchmark_adapters.runner.find import find_run, read_record
 from benchmark_adapters.runner.parts import Options, same_data
 from benchmark_adapters.runner.store import RunFolder, load_stored
-from dd_plugins.api import DataSource, Parameterization, RealData, StorageBudget, SyntheticSet, UsageError
+from dd_plugins.api import DataSource, Parameterization, RealData, StorageBudget, SyntheticSet, UsageError, read_stored
 from dd_plugins.datasets import load_dataset, split_spec
 
 
@@ -79,6 +79,7 @@ def open_set(stored: str, options: Options) -> StoredSet:
 
 
 def _open_file(path: Path, options: Options) -> StoredSet:
+    header, _ = read_stored(path)
     container = load_stored(path)
     ledger, elements = container.storage(), container.budget.elements
     ipc = elements // (container.data.num_classes * prod(container.data.image_shape))
@@ -88,6 +89,7 @@ def _open_file(path: Path, options: Options) -> StoredSet:
     source = container.data_source
     record = {
         "name": path.name,
+        "container": header.plugin,
         "data": container.data.to_dict(),
         "storage": {"elements": ledger.elements, "bytes": ledger.nbytes, "budget": elements},
         "images_per_class": list(container.counts),
