@@ -201,7 +201,7 @@ def test_nan_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path, caps
     words = ["--objective", _own(NanAtThree), "--steps", 6, *(f"--set={text}" for text in [*PARTS, *PROTOCOL])]
     assert command("run", *words, "--out", tmp_path, "--checkpoint-seconds", 0, "--device", "cpu") == 1
     message = capsys.readouterr().err
-    assert message.startswith("dd-bench: NaN or infinite loss at step 3 (last finite loss: ")
+    assert message.startswith("dd-bench: NaN or infinite loss at step 3; smaller learning rates may help (last finite loss: ")
     assert message.count("\n") == 1
     (checkpoint,) = tmp_path.glob("*/condense.safetensors")
     assert str(checkpoint) in message
@@ -219,7 +219,7 @@ def test_an_infinite_gradient_stops_too(tmp_path):
 
 def test_what_breaks_behind_the_last_step_is_not_stored(tmp_path):
     Breaks.calls = 0
-    with pytest.raises(DivergedError, match=r"in images behind step 5"):
+    with pytest.raises(DivergedError, match=r"in images after step 5"):
         run(tmp_path, {"parameterization": _own(Breaks)}, [*PARTS[:1], *OBJECTIVE, *PROTOCOL])
     assert not list(tmp_path.glob("*/synthetic.safetensors"))
 

@@ -88,7 +88,10 @@ class Condensation:
             stage = self._stage_at(self._position())
             if stage is not self._stage:
                 self._enter(stage)
-            loss = self.take_step()
+            try:
+                loss = self.take_step()
+            except DivergedError as error:
+                raise self._diverged(str(error)) from None
             self.step += 1
             now = time.perf_counter()
             self.seconds = before + now - begun
@@ -122,7 +125,11 @@ class Condensation:
         return max(self.step, timed)
 
     def take_step(self) -> float:
-        """One matching step: select, decode, match, pull back, update; returns the loss. `run` counts the steps."""
+        """One matching step: select, decode, match, pull back, update; returns the loss. `run` counts the steps.
+
+        Raises:
+            DivergedError: If the loss or the gradient is NaN or infinite, with what the objective knows about it.
+        """
         rate = self._rate()
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * rate
@@ -135,7 +142,7 @@ class Condensation:
             match = checked_match(self.objective, images, container.labels[index], step)
             loss = float(match.loss)
         if not math.isfinite(loss) or not bool(torch.isfinite(match.image_grad).all()):
-            raise self._diverged(f"NaN or infinite loss at step {step}")
+            raise DivergedError(f"NaN or infinite loss at step {step}; {self._why()}")
         self.optimizer.zero_grad()
         with record_function("pull back"):
             container.backward(index, match.image_grad)
@@ -151,7 +158,10 @@ class Condensation:
         container = self.parameterization
         for name, value in {**container.state_dict(), **container.working_state()}.items():
             if not bool(torch.isfinite(value).all()):
-                raise self._diverged(f"NaN or infinite values in {name} behind step {self.step - 1}")
+                raise self._diverged(f"NaN or infinite values in {name} after step {self.step - 1}; {self._why()}")
+
+    def _why(self) -> str:
+        return self.objective.diagnosis() or "smaller learning rates may help"
 
     def _diverged(self, what: str) -> DivergedError:
         last = f"; the last good checkpoint is {self.folder.checkpoint}" if self.folder.checkpoint.exists() else ""

@@ -134,6 +134,13 @@ class MatchingObjective(ABC):
         """What the objective has learned besides the images, for the record: a learning rate, say."""
         return {}
 
+    def diagnosis(self) -> str:
+        """What it knows about a run that diverged, in words: how what it learns has changed, and what to lower.
+
+        Asked for when a loss or a gradient is NaN or infinite; empty by default.
+        """
+        return ""
+
 
 class DifferentiableObjective(MatchingObjective):
     """For authors who only want to write a loss; autograd does the rest."""

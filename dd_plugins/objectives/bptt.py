@@ -72,6 +72,10 @@ class BPTT(MatchingObjective):
         image_grad, _ = pull_back(network, trajectory, images, batches, last_grad)
         return Match(loss.detach(), image_grad)
 
+    def diagnosis(self) -> str:
+        """The learning rates that a training through all steps depends on."""
+        return f"a smaller optimizer.lr, or an objective.network_lr below {self.config.network_lr:g}, may help"
+
     def state_dict(self) -> dict[str, Tensor]:
         """The generator."""
         return {"generator": self.context.generator.get_state()}

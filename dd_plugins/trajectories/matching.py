@@ -4,24 +4,29 @@ Source:
     Cazenavette et al., CVPR 2022, arXiv 2203.11932, Eq. 2 and Algorithm 1, and its released code.
 Deviations:
     The gradient goes through all steps in constant memory (`dd_plugins.trajectories.unroll`).
+    A negative learned learning rate stops the run; the code trains on with it until the loss is NaN.
     Start and target are drawn from all experts at random, with replacement (the code's ``load_all``).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import Context, DataSpec, Match, MatchingObjective, PluginConfig, RealData, UsageError
+from dd_plugins.api import Context, DataSpec, DivergedError, Match, MatchingObjective, PluginConfig, RealData, UsageError
 from dd_plugins.augmentation import Augmentation, default_strategy
 from dd_plugins.trajectories.experts import ExpertRecipe, ExpertStore
 from dd_plugins.trajectories.unroll import Batch, FlatNetwork, pull_back, train_on
 
 FOLDER = "experts"  # within the cache
+LATEST = 3  # learned learning rates that a diagnosis names
+FAR = 10  # a rate that changed by more than this factor is what made a run diverge
 
 
 class TrajectoryMatchingConfig(PluginConfig):
@@ -84,6 +89,7 @@ class TrajectoryMatching(MatchingObjective):
         if self.config.gradient == "tesla":
             self.inexact = "TESLA leaves out that an image changes the gradients of later steps"
         self.lr, self.lr_velocity = self.config.start_lr, 0.0
+        self._latest: deque[float] = deque(maxlen=LATEST)  # learned rates of this session, for a diagnosis alone
 
     def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
         """Trains the experts that are missing; they are shared by all runs that need the same ones."""
@@ -99,8 +105,11 @@ class TrajectoryMatching(MatchingObjective):
                 self.store.train(self.config.experts, on_epoch=update)
 
     def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
-        """One trajectory from an expert's weights, and the gradient through all of it."""
-        del step
+        """One trajectory from an expert's weights, and the gradient through all of it.
+
+        Raises:
+            DivergedError: If the learned learning rate becomes negative: training would move away from the minimum.
+        """
         start, goal = self._draw_pair()
         batches = [self._batch(rows, targets) for rows in self._rows(len(images))]
         trajectory = train_on(self.network, start, images, batches, self.lr)
@@ -110,11 +119,23 @@ class TrajectoryMatching(MatchingObjective):
         truncated = self.config.gradient == "tesla"
         image_grad, lr_grad = pull_back(self.network, trajectory, images, batches, last_grad, truncated=truncated)
         self._learn_lr(float(lr_grad))
+        if self.lr < 0 and bool(loss.isfinite()):
+            raise DivergedError(f"negative learning rate of the SGD steps after step {step}; {self.diagnosis()}")
         return Match(loss, image_grad)
 
     def learned(self) -> dict[str, float]:
         """The learning rate of the SGD steps."""
         return {"lr": self.lr}
+
+    def diagnosis(self) -> str:
+        """How the learned learning rate has changed, and which setting to lower."""
+        config, latest = self.config, list(self._latest) or [self.config.start_lr]
+        course = ", ".join(f"{rate:.4g}" for rate in latest)
+        told = f"the learned learning rate began at {config.start_lr:g}, its latest values are {course}"
+        if config.start_lr / FAR < latest[-1] < config.start_lr * FAR:
+            return f"{told}; a smaller optimizer.lr or objective.start_lr may help"
+        floor = "" if config.lr_floor else ", or an objective.lr_floor,"
+        return f"{told}; an objective.lr_lr below {config.lr_lr:g}{floor} may help"
 
     def state_dict(self) -> dict[str, Tensor]:
         """The learning rate, its velocity and the generator."""
@@ -162,3 +183,5 @@ class TrajectoryMatching(MatchingObjective):
         self.lr -= self.config.lr_lr * self.lr_velocity
         if self.config.lr_floor is not None:
             self.lr = max(self.lr, self.config.lr_floor)
+        if isfinite(self.lr):
+            self._latest.append(self.lr)
