@@ -72,6 +72,7 @@ PLUGINS = {
     "console_scripts": ["dd-bench = benchmark_adapters.cli.main:run"],
 }
 
+EINOPS = ["einops>=0.6"]  # what the networks of DC-BENCH's checkout import
 DIFFUSERS = ["diffusers>=0.30"]
 # It pins numpy below 2, which pyarrow from 24 on does not take.
 DDRANKING = ["ddranking==0.2.0", "pyarrow<24"]
@@ -118,6 +119,7 @@ setup(
     extras_require={
         "diffusers": DIFFUSERS,
         "ddranking": DDRANKING,
+        "einops": EINOPS,
         "test": TEST,
         "lint": LINT,
         "dev": [*TEST, *LINT, "tox>=4.20"],

@@ -2,10 +2,11 @@
 
 Source:
     justincui03/dc_benchmark at 2a57711: ``evaluator/evaluator.py``, which works unmodified; ``evaluator_main.py`` does
-    not. Scores are accuracies of the last epoch, 301 or (with augmentation) 1001 of them.
+    not. Scores are accuracies of the last epoch; it counts epochs from 0, so that it trains one more than the number.
 Deviations:
     One process an evaluation, so that each has a seed of its own (it has none) and an interrupted score goes on.
     The set takes the place of one of the methods that it knows; reports name that place.
+    Tiny-ImageNet is exported and loaded, but not scored: its code reads the real images from a fixed path.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from dd_plugins.api import (
 
 COPIED = ("evaluator", "networks", "data_loader")
 ENTRY = Path("evaluator") / "evaluator.py"
+AUGMENTED_EPOCHS = 1000  # whatever was asked for, wherever images are augmented
+SCORED = ("cifar10", "cifar100")
 TESTED = re.compile(r"Evaluate_\d+: epoch = *(\d+).*?test acc = *([0-9.]+)")
 # For its process alone, which seeds nothing itself; Python imports a sitecustomize before anything else.
 SEEDS = """import os, random
@@ -49,6 +52,7 @@ class DCBench(Benchmark):
     """DC-BENCH's accuracy: its own evaluator, from a checkout of yours, run on a copy."""
 
     api_version = 1
+    needs = "einops"
 
     class Config(PluginConfig):
         """Settings of DC-BENCH."""
@@ -69,9 +73,15 @@ class DCBench(Benchmark):
 
     config: Config
 
+    def missing(self) -> bool:
+        """What its networks import, unless another interpreter is named that has it."""
+        if self.config.python is not None and shutil.which(self.config.python) is None:
+            raise UsageError(f"benchmark.python = {self.config.python}: no such program")
+        return self.config.python is None and super().missing()
+
     def cells(self) -> Sequence[Cell]:
         """Its data sets and budgets."""
-        return [Cell(name, ipc, self.config.model) for name in NAMES for ipc in (1, 10, 50)]
+        return [Cell(name, ipc, self.config.model) for name in SCORED for ipc in (1, 10, 50)]
 
     def score(self, synthetic: SyntheticSet, cell: Cell, context: ScoreContext) -> Scores:
         """Accuracy of the last epoch of every evaluation.
@@ -80,16 +90,19 @@ class DCBench(Benchmark):
             UsageError: If there is no checkout, or it does not know the data set.
             BenchmarkFailed: If its code fails, with the last line of its own words.
         """
-        config, root = self.config, self._root()
+        config, root, name = self.config, self._root(), synthetic.data.name
+        if name not in SCORED:
+            raise UsageError(f"dc-bench does not score {name}; it scores {', '.join(SCORED)}")
         known = dict(context.known)
         with temporary_folder() as work:
             self._prepare(work, root, synthetic, cell, context)
             for trial in (trial for trial in range(config.evaluations) if trial not in known):
-                known[trial] = self._run(work, cell, NAMES[synthetic.data.name], trial)
+                known[trial] = self._run(work, cell, NAMES[name], trial)
                 if context.on_trial:
                     context.on_trial(trial, known[trial])
-        trained = "dsa" if config.dsa else config.aug or "no augmentation"
-        protocol = f"{trained}, method slot {config.layout}"
+        augmented = "dsa" if config.dsa else config.aug
+        epochs = AUGMENTED_EPOCHS if augmented else config.epochs
+        protocol = f"{augmented or 'no augmentation'}, {epochs} epochs, method slot {config.layout}"
         trials = tuple(known[trial] for trial in range(config.evaluations))
         return Scores("dc-bench", protocol, self.key(), "accuracy", trials, config.model)
 

@@ -92,8 +92,6 @@ CHECKS: list[Callable[[Subject], None]] = [
 
 def _made(subject: Subject) -> Benchmark:
     made: Benchmark = subject.plugin(subject.config)
-    if made.missing():
-        raise NotApplicable(f"{made.needs} is not installed")
     return made
 
 
@@ -123,11 +121,13 @@ def _score(
     told: dict[int, float] | None = None,
     known: dict[int, float] | None = None,
 ) -> Scores:
-    real = made_up_data(classes=CLASSES)
+    made, real = _made(subject), made_up_data(classes=CLASSES)
+    if made.missing():
+        raise NotApplicable(f"{made.needs} is not installed")
     synthetic = synthetic or _set(real)
     told = {} if told is None else told
     context = ScoreContext(real, torch.device("cpu"), known=dict(known or {}), on_trial=told.__setitem__)
     try:
-        return _made(subject).score(synthetic, _cell(synthetic), context)
+        return made.score(synthetic, _cell(synthetic), context)
     except UsageError as error:
         raise NotApplicable(f"it does not take a made-up set, and says so: {error}") from None

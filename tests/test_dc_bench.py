@@ -1,6 +1,8 @@
 """DC-BENCH as a benchmark, against a stand-in that knows what its documentation says: its layout, constants, output."""
 
 import json
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -77,12 +79,50 @@ def test_its_evaluator_scores_the_set_on_a_copy(checkout):
     assert scores.trials[0] != scores.trials[1]  # seeds of their own
     assert scored(checkout)[0].trials == scores.trials
     assert (scores.benchmark, scores.metric, scores.network) == ("dc-bench", "accuracy", "convnet")
-    assert scores.protocol == "dsa, method slot dm"
+    assert scores.protocol == "dsa, 1000 epochs, method slot dm"
     assert told == dict(enumerate(scores.trials))
     assert sorted(str(path) for path in checkout.rglob("*")) == before
     again, more = scored(checkout, known={0: scores.trials[0]})
     assert again.trials == scores.trials
     assert list(more) == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"dsa": False}, "no augmentation, 300 epochs"),
+        ({"dsa": False, "epochs": 7}, "no augmentation, 7 epochs"),
+        ({"dsa": False, "epochs": 7, "aug": "autoaug"}, "autoaug, 1000 epochs"),
+    ],
+)
+def test_the_shown_name_has_the_epochs(settings, told, checkout):
+    assert scored(checkout, evaluations=1, **settings)[0].protocol == f"{told}, method slot dm"
+
+
+def test_tiny_imagenet_is_not_offered(checkout):
+    assert {cell.dataset for cell in DCBench().cells()} == {"cifar10", "cifar100"}
+    real = make_real("tiny-imagenet", (3, 64, 64))
+    with pytest.raises(UsageError, match="dc-bench does not score tiny-imagenet; it scores cifar10, cifar100"):
+        DCBench({"root": str(checkout)}).score(
+            a_set(real), Cell("tiny-imagenet", 2, ""), ScoreContext(real, torch.device("cpu"))
+        )
+
+
+def test_what_it_needs_is_said_before_anything_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "einops" else find_spec(name))
+    monkeypatch.setattr("benchmark_adapters.base.find_spec", lambda name: None if name == "einops" else find_spec(name))
+    assert command("run", "--param", "pixel", "--benchmark", "dc-bench", "--out", tmp_path / "runs") == 2
+    error = capsys.readouterr().err
+    assert "dc-bench needs the extra einops: pip install 'dd-plugins[einops]'" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+    assert command("list", "benchmarks") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "dc-bench" in line)
+    assert "missing" in line
+    assert "pip install 'dd-plugins[einops]'" in line
+    assert not DCBench({"python": sys.executable}).missing()
+    with pytest.raises(UsageError, match="python = /no/python: no such program"):
+        DCBench({"python": "/no/python"}).missing()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -157,8 +197,9 @@ def test_the_command_puts_its_numbers_into_the_record(checkout, tmp_path, capsys
     assert command(*words, "--out", tmp_path / "runs") == 0
     run = capsys.readouterr().out.split()[1].rstrip(":")
     words = ["eval", run, "--benchmark", "dc-bench", "--set", f"benchmark.root={checkout}", "--device", "cpu"]
+    words += ["--set", f"benchmark.python={sys.executable}"]
     assert command(*words, "--set", "benchmark.evaluations=2", "--out", tmp_path / "runs") == 0
     assert "dc-bench" in capsys.readouterr().out
     (entry,) = json.loads((tmp_path / "runs" / run / "record.json").read_text())["benchmarks"]
     assert len(entry["trials"]) == 2
-    assert entry["protocol"] == "dsa, method slot dm"
+    assert entry["protocol"] == "dsa, 1000 epochs, method slot dm"

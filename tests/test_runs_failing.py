@@ -201,7 +201,9 @@ def test_nan_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path, caps
     words = ["--objective", _own(NanAtThree), "--steps", 6, *(f"--set={text}" for text in [*PARTS, *PROTOCOL])]
     assert command("run", *words, "--out", tmp_path, "--checkpoint-seconds", 0, "--device", "cpu") == 1
     message = capsys.readouterr().err
-    assert message.startswith("dd-bench: NaN or infinite loss at step 3; smaller learning rates may help (last finite loss: ")
+    assert message.startswith(
+        "dd-bench: NaN or infinite loss at step 3; smaller learning rates may help (last finite loss: "
+    )
     assert message.count("\n") == 1
     (checkpoint,) = tmp_path.glob("*/condense.safetensors")
     assert str(checkpoint) in message

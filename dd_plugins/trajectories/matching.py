@@ -19,7 +19,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import Context, DataSpec, DivergedError, Match, MatchingObjective, PluginConfig, RealData, UsageError
+from dd_plugins.api import (
+    Context,
+    DataSpec,
+    DivergedError,
+    Match,
+    MatchingObjective,
+    PluginConfig,
+    RealData,
+    UsageError,
+)
 from dd_plugins.augmentation import Augmentation, default_strategy
 from dd_plugins.trajectories.experts import ExpertRecipe, ExpertStore
 from dd_plugins.trajectories.unroll import Batch, FlatNetwork, pull_back, train_on
