@@ -136,3 +136,18 @@ def test_interrupted_while_condensing(tmp_path, undisturbed):
     assert ended.stderr == "dd-bench: interrupted; the same command continues\n"
     _finish(tmp_path)
     assert _result(tmp_path) == undisturbed
+
+
+def test_ended_by_a_scheduler_or_a_lost_terminal(tmp_path, undisturbed):
+    """SIGTERM while condensing and SIGHUP while scoring: like Ctrl-C, with other exit codes."""
+    ended = _signalled(tmp_path, "step", 3, signal.SIGTERM)
+    assert ended.returncode == 143
+    assert ended.stderr == "dd-bench: interrupted at step 3 of 6; the same command continues\n"
+    assert "SIGTERM received: ends after this step" in ended.stdout
+    assert _step(_folder(tmp_path)) == 3
+    ended = _signalled(tmp_path, "trained", 1, signal.SIGHUP)
+    assert "continuing at step 3 of 6" in ended.stdout
+    assert ended.returncode == 129
+    assert ended.stderr == "dd-bench: interrupted; the same command continues\n"
+    _finish(tmp_path)
+    assert _result(tmp_path) == undisturbed

@@ -1,10 +1,12 @@
 """What a run refuses, and what is left when it fails."""
 
 import errno
+import importlib
 import json
 import math
 import os
 import resource
+import shutil
 
 import pytest
 import torch
@@ -238,6 +240,49 @@ def test_a_plugins_own_fault_keeps_its_traceback_and_names_the_plugin(tmp_path):
         run(tmp_path, {"objective": _own(Faulty)}, [*PARTS, *PROTOCOL])
     assert any(_own(Faulty) in note for note in caught.value.__notes__)
     assert caught.traceback[-1].name == "loss"
+
+
+# ---- folders that are removed or replaced ---------------------------------------------------------------------------
+
+
+def _replace(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / ".lock").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("at", "change", "said"),
+    [
+        ("condense.checked_match", shutil.rmtree, "was removed while this command was writing"),
+        ("condense.checked_match", _replace, "was replaced while this command was writing"),
+        ("scoring.evaluate", shutil.rmtree, "was removed while this command was writing"),
+        ("scoring.evaluate", lambda folder: (folder / ".lock").unlink(), ".lock was removed while"),
+    ],
+)
+def test_a_run_folder_that_is_removed_while_it_is_used_ends_the_run(tmp_path, capsys, monkeypatch, at, change, said):
+    module = importlib.import_module(f"benchmark_adapters.runner.{at.partition('.')[0]}")
+    name, changed = at.partition(".")[2], []
+    original = getattr(module, name)
+
+    def changing(*words, **named):
+        if not changed:
+            (config,) = tmp_path.glob("*/config.yaml")
+            changed.append(config.parent)
+            change(config.parent)
+        return original(*words, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, changing)
+        assert command(*WORDS, "--out", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"dd-bench: {changed[0]}")
+    assert said in error
+    assert error.count("\n") == 1
+    left = {path.name for path in changed[0].iterdir()} if changed[0].exists() else set()
+    assert "record.json" not in left
+    assert change is not shutil.rmtree or not left
+    assert run(tmp_path)["status"] == "done"
 
 
 # ---- no room left --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -438,3 +439,18 @@ def test_training_experts_leaves_the_global_generator_alone(real, tmp_path):
     before = torch.get_rng_state()
     make_store(tmp_path, real, epochs=1).train(2, 2)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_two_that_need_the_same_experts_train_each_once(trained, real, tmp_path):
+    epochs = []
+
+    def work(_):
+        store = make_store(tmp_path, real)
+        store.train(3, 1, epochs.append, "sequential")
+        return all_of(store)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(work, range(2))
+    assert torch.equal(one, all_of(trained))
+    assert torch.equal(other, one)
+    assert len(epochs) == 3 * EPOCHS

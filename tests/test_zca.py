@@ -1,5 +1,8 @@
 """ZCA whitening of a data set against numpy's eigenvectors."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -57,3 +60,18 @@ def test_settings(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST", 10)
     with pytest.raises(DataError, match="too large to whiten"):
         load_dataset("digits", cache=tmp_path, config={"zca": True})
+
+
+def test_two_that_need_the_matrix_fit_it_once(real, tmp_path, monkeypatch):
+    fitted, fit = [], module._fit
+
+    def slow(real):
+        fitted.append(real)
+        time.sleep(0.5)
+        return fit(real)
+
+    monkeypatch.setattr(module, "_fit", slow)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: whitened(real, tmp_path).train.pixels, range(2))
+    assert len(fitted) == 1
+    assert torch.equal(one, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -100,6 +101,14 @@ def run() -> None:
     # Threads that wait for work should sleep: spinning ones slow small networks down many times on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None if it was closed
+            stream.reconfigure(errors="backslashreplace")  # of paths, and of what another encoding does not have
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # libraries would end the process where they look for it
+        _complain("the current folder was removed; change to another one")
+        sys.exit(2)
     try:
         with signals.raising():
             app()

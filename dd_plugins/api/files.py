@@ -15,7 +15,7 @@ from torch import Tensor
 from dd_plugins.api.atomic import write_atomically
 from dd_plugins.api.faults import shortened, shown
 from dd_plugins.api.reading import MAX_JSON_BYTES, check_regular, parse_json
-from dd_plugins.errors import DDPluginsError, SyntheticFileError
+from dd_plugins.errors import DDPluginsError, SyntheticFileError, UsageError
 
 TensorsAndNotes = tuple[dict[str, Tensor], dict[str, str]]
 DTYPES = frozenset({
@@ -25,7 +25,15 @@ DTYPES = frozenset({
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes tensors and string metadata as one safetensors file, atomically."""
+    """Writes tensors and string metadata as one safetensors file, atomically.
+
+    Raises:
+        UsageError: If the path is not UTF-8: safetensors could not read the file.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{path}: not a path in UTF-8, which safetensors needs; choose another folder") from None
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(plain, dict(metadata)))
 

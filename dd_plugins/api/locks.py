@@ -50,7 +50,7 @@ def locked(file: Path, what: str | None = None, poll: Callable[[], None] = lambd
         poll()
         if time.monotonic() - told >= wait:
             told, wait = time.monotonic(), NOTICE_SECONDS
-            logger.warning("waiting for %s: %s is working on it (%s)", what, holder(file), file)
+            logger.warning("waiting for %s: %s is held by %s", what, file, holder(file))
         time.sleep(POLL_SECONDS)
     try:
         yield
