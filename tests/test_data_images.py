@@ -195,7 +195,7 @@ def test_statistics_are_cached_and_a_damaged_cache_is_made_anew(tmp_path, monkey
             target = f"dd_plugins.datasets.{module}.channel_statistics"
             patch.setattr(target, lambda *_: pytest.fail("statistics were measured again"))
         assert load(f"folder:{folder}", tmp_path).spec == first.spec
-    (cached,) = (tmp_path / "cache" / "decoded").iterdir()
+    (cached,) = (tmp_path / "cache" / "decoded").glob("*.npz")
     whole = cached.read_bytes()
     for damaged in (
         b"",

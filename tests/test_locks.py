@@ -8,11 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from benchmark_adapters.runner.store import RunFolder
 from dd_plugins.api import RunLocked, holder, locked, locks
+from dd_plugins.datasets import decode, load_dataset, torchvision_sets
 
 HOLDER = """
 import pathlib, sys, time
@@ -126,3 +132,45 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No locks available") as caught, locked(tmp_path / ".lock"):
         pass
     assert caught.value.filename == str(tmp_path / ".lock")
+
+
+# ---- shared results that are made on demand -------------------------------------------------------------------------
+
+
+def test_two_that_need_the_same_images_decode_them_once(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / "set" / split / label).mkdir(parents=True)
+            for k in range(4):
+                pixels = np.full((8, 8), 20 * k + 3 * len(split), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "set" / split / label / f"{k}.png")
+    decoded, original = [], decode._decode
+
+    def slow(*words):
+        decoded.append(words)
+        time.sleep(0.5)
+        return original(*words)
+
+    monkeypatch.setattr(decode, "_decode", slow)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: load_dataset(f"folder:{tmp_path / 'set'}", cache=tmp_path / "cache"), range(2))
+    assert len(decoded) == 1
+    assert one.spec == other.spec
+
+
+def test_two_that_need_the_same_files_download_them_one_after_the_other(tmp_path, monkeypatch):
+    inside, most = [], []
+
+    def load(self, root, train):
+        inside.append(train)
+        most.append(len(inside))
+        time.sleep(0.2)
+        inside.pop()
+        labels = torch.arange(10).repeat(12)
+        return SimpleNamespace(data=torch.arange(120 * 784, dtype=torch.uint8).view(120, 28, 28), targets=labels)
+
+    monkeypatch.setattr(torchvision_sets.Mnist, "_load", load)
+    plugin = torchvision_sets.Mnist("", {})
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: plugin.read(tmp_path / "data", tmp_path), range(3)))
+    assert most == [1] * 6

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress
@@ -20,7 +21,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import ConfigError, DataError, Dataset, RawData, write_atomically
+from dd_plugins.api import ConfigError, DataError, Dataset, RawData, locked, sweep, write_atomically
 from dd_plugins.datasets.build import channel_statistics, hold_out
 from dd_plugins.datasets.images import EncodedImage, Header, decode, read_header
 from dd_plugins.datasets.messages import first_of
@@ -207,20 +208,36 @@ def decode_images(images: Images, order: Tensor, train_count: int, cache: Path, 
             cannot be written.
     """
     path = cache / "decoded" / f"{_digest(images, order, train_count, config.size)}.npz"
-    decoded = _read_cached(path, len(order))
-    if decoded is not None and (not decoded.faults or config.on_error == "skip"):
+    sweep(path.parent)
+    if (decoded := _read_cached(path, len(order), config)) is not None:
         return decoded
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(path.with_suffix(".lock"), "decoded images"))
+        except OSError as error:
+            raise _cannot_be_kept(path, error) from None
+        if (decoded := _read_cached(path, len(order), config)) is not None:  # by the process that held the lock
+            return decoded
+        decoded = _decode_all(images, order, train_count, config)
+        try:
+            write_atomically(path, partial(_write, decoded))
+        except OSError as error:
+            raise _cannot_be_kept(path, error) from None
+    return decoded
+
+
+def _cannot_be_kept(path: Path, error: OSError) -> DataError:
+    hint = "DD_PLUGINS_CACHE can name another folder"
+    return DataError(f"{path}: decoded images cannot be kept there ({error}); {hint}")
+
+
+def _decode_all(images: Images, order: Tensor, train_count: int, config: ImageConfig) -> Decoded:
+    """Decodes all images, and leaves out or reports those that cannot be used."""
     pixels, faults = _decode(images, order, config.size)
     if faults and (config.on_error == "error" or not len(pixels)):
         raise DataError(_report(_locate(images, faults), len(order)))
     usable = train_count - sum(row in faults for row in order[:train_count].tolist())
-    decoded = Decoded(pixels, *channel_statistics(pixels[:usable]), faults)
-    try:
-        write_atomically(path, partial(_write, decoded))
-    except OSError as error:
-        hint = "DD_PLUGINS_CACHE can name another folder"
-        raise DataError(f"{path}: decoded images cannot be kept there ({error}); {hint}") from None
-    return decoded
+    return Decoded(pixels, *channel_statistics(pixels[:usable]), faults)
 
 
 def _report(faults: list[str], total: int) -> str:
@@ -269,8 +286,8 @@ def _write(decoded: Decoded, file: BinaryIO) -> None:
     )
 
 
-def _read_cached(path: Path, total: int) -> Decoded | None:
-    """The cached copy; None if it is missing or damaged: decoding again is always right."""
+def _read_cached(path: Path, total: int, config: ImageConfig) -> Decoded | None:
+    """The cached copy; None if it is missing, damaged, or has faults to report: decoding again is always right."""
     if not path.is_file():
         return None
     try:
@@ -282,6 +299,8 @@ def _read_cached(path: Path, total: int) -> Decoded | None:
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != total - len(faults):
         return None
     if statistics.shape != (2, images.shape[1]) or not np.isfinite(statistics).all():
+        return None
+    if faults and config.on_error == "error":
         return None
     mean, std = statistics.tolist()
     return Decoded(torch.from_numpy(images), tuple(mean), tuple(std), faults)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dd_plugins.api import DataError, Dataset, RawData
+from dd_plugins.api import DataError, Dataset, RawData, locked
 from dd_plugins.datasets.layout import parquet_files
 from dd_plugins.datasets.parquet import ParquetConfig, read_parquet
 
@@ -60,7 +62,8 @@ class TorchvisionSet(Dataset):
             raw = read_parquet(folder, cache, parquet=self.config)
             return replace(raw, mean=self.mean, std=self.std, mirror=self.mirror)
         try:
-            train, test = self._load(root, train=True), self._load(root, train=False)
+            with self._locked(root):
+                train, test = self._load(root, train=True), self._load(root, train=False)
         except Exception as error:  # torchvision raises anything from URLError to AssertionError
             raise DataError(
                 f"{self.name}: cannot be read or downloaded ({' '.join(str(error).split())}); "
@@ -75,6 +78,12 @@ class TorchvisionSet(Dataset):
             mirror=self.mirror,
             origin="torchvision",
         )
+
+    def _locked(self, root: Path) -> AbstractContextManager[None]:
+        """Keeps two processes from downloading the same files; nothing is downloaded to a read-only folder."""
+        if root.exists() and not os.access(root, os.W_OK):
+            return nullcontext()
+        return locked(root / f".{self.name}.lock", f"the files of {self.name}")
 
     def _load(self, root: Path, train: bool) -> Any:
         return _source(self.source)(root, train=train, download=True)
