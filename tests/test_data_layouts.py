@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from test_datasets import encode, load, make_images, write_parquet
+from tiny_runs import run
 
 from dd_plugins.api import ConfigError, DataError
 from dd_plugins.datasets.layout import parquet_splits, split_of
@@ -340,6 +341,17 @@ def test_classes_may_be_called_like_splits(tmp_path):
     assert load(f"folder:{tmp_path}/set", tmp_path).class_names == ("plane", "test", "train")
 
 
+def test_what_only_looks_like_classes_is_refused(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / "split" / name).mkdir(parents=True)
+        (tmp_path / "split" / name / "0.png").write_bytes(contents(1)[0])
+    with pytest.raises(DataError, match=r"split: expected folders of classes in 'test', 'train'"):
+        load(f"folder:{tmp_path}/split", tmp_path)
+    write_flat(tmp_path / "outer" / "inner")
+    with pytest.raises(DataError, match=r"but found one folder; did you mean folder:.*outer/inner\?"):
+        load(f"folder:{tmp_path}/outer", tmp_path)
+
+
 def test_a_test_folder_without_train_is_no_set_of_classes(tmp_path):
     for name in ("test", "val"):
         write_flat(tmp_path / "set" / name)
@@ -359,6 +371,17 @@ def test_users_of_the_library_see_the_notes(tmp_path):
     )
     assert "no test split; 7 of 34 images" in done.stdout
     assert "no test split; 7 of 34 images" in done.stderr
+
+
+def test_notes_and_images_left_out_are_in_the_log_of_a_run(tmp_path):
+    write_flat(tmp_path / "set")
+    (tmp_path / "set" / "class-0" / "20.png").write_bytes(b"no image")
+    flags = {"method": "dm", "dataset": f"folder:{tmp_path}/set", "protocol": "dsa", "steps": 1}
+    tiny = ["data.on_error=skip", "network.width=4", "protocol.network.width=4", "protocol.train.epochs=1"]
+    record = run(tmp_path / "runs", flags, [*tiny, "protocol.trials=1", "objective.batch_real=4"])
+    log = (tmp_path / "runs" / record["id"] / "log.txt").read_text()
+    assert "no test split; 7 of 35 images are split off for testing" in log
+    assert "class-0/20.png: cannot be decoded" in log
 
 
 def test_a_folder_of_one_class_without_a_split_is_refused(tmp_path, caplog):

@@ -81,6 +81,8 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
     with folder.locked(), _logged_to(folder.path / "log.txt", reporter):
         write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
         reporter.say(f"run {run_id} in {folder.path}")
+        for line in (*real.notes, *real.skipped):  # shown when the data was loaded
+            logger.info("%s: %s", config.dataset, line)
         try:
             done = {"condense"} | ({"prune"} if config.pruning else set())
             if not done <= set(folder.stages()) or not folder.synthetic.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress
+from math import prod
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -336,15 +338,14 @@ def _decode(images: Images, order: Tensor, size: int | None) -> tuple[Tensor, di
     return torch.from_numpy(pixels), dict(sorted(faults.items()))
 
 
-def _allocated(shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        return np.empty(shape, dtype=np.uint8)
-    except MemoryError:
-        gib = np.prod(shape, dtype=float) / 2**30
-        images = f"{shape[0]} images of {shape[3]}x{shape[2]} pixels"
+def _allocated(shape: tuple[int, int, int, int]) -> np.ndarray:
+    size, memory = prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
         raise DataError(
-            f"{images} take {gib:.0f} GiB, more than there is; --set data.size=N makes them smaller"
-        ) from None
+            f"{shape[0]} images of {shape[3]}x{shape[2]} pixels take {size / 2**30:,.1f} GiB decoded, but this machine "
+            f"has {memory / 2**30:,.1f} GiB of memory; --set data.size=N makes them smaller, data.classes takes fewer"
+        )
+    return np.empty(shape, dtype=np.uint8)
 
 
 def _read_headers(images: Images, size: int | None) -> tuple[dict[int, Header], dict[int, str]]:

@@ -11,7 +11,7 @@ import torch
 from dd_plugins.api import DataError, Dataset, RawData
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.images import EncodedImage, read_file
-from dd_plugins.datasets.layout import local_path, split_folders
+from dd_plugins.datasets.layout import local_path, split_folders, split_of
 from dd_plugins.datasets.messages import first_of, shown
 
 # Those of torchvision's ImageFolder, whose import takes a second.
@@ -57,10 +57,24 @@ class ImageFolder(Dataset):
             raise DataError(f"{folder}: expected a folder train next to {', '.join(p.name for p in splits.values())}")
         source = splits.get("train", folder)
         class_names = list_classes(source)
+        if not splits:
+            _check_flat(folder, class_names)
         train = read_classes(source, class_names)
         tests = splits.get("test") or splits.get("validation")
         test = read_classes(tests, class_names) if tests else None
         return decode_raw(train, test, [shown(Path(name)) for name in class_names], cache, self.config, "folder")
+
+
+def _check_flat(folder: Path, names: list[str]) -> None:
+    """Refuses what only looks like a folder of classes: splits without classes, or a data set one folder deeper."""
+    if all(split_of(name) for name in names):
+        raise DataError(
+            f"{folder}: expected folders of classes in {', '.join(map(repr, names))}, such as {names[0]}/<class>, "
+            f"but found none"
+        )
+    inner = folder / names[0]
+    if len(names) == 1 and any(path.is_dir() for path in inner.iterdir()):
+        raise DataError(f"{folder}: expected folders of classes, but found one folder; did you mean folder:{inner}?")
 
 
 def list_classes(folder: Path) -> list[str]:
