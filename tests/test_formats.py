@@ -161,7 +161,7 @@ def test_an_import_needs_no_bundle_but_heeds_one(tmp_path):
         assert "\n" not in str(caught.value)
     for damaged in ("{", "[]", json.dumps({**json.loads(told), "data": {}})):
         bundle.write_text(damaged)
-        with pytest.raises(DataError, match=r"bundle.json: damaged"):
+        with pytest.raises(DataError, match=r"bundle.json: .*damaged"):
             form.read(tmp_path, real)
     bundle.write_text(json.dumps({**json.loads(told), "sha256": "none"}))
     with pytest.raises(DataError, match="changed after the export"):
@@ -386,7 +386,7 @@ def test_damaged_files_are_one_line(content, tmp_path):
     ("images", "labels", "told"),
     [
         (torch.zeros(8, 3, 28, 28), torch.arange(8) % 4, r"images of shape \(8, 3, 28, 28\), but those of cifar10"),
-        (torch.full((8, 3, 32, 32), float("nan")), torch.arange(8) % 4, "finite floats"),
+        (torch.full((8, 3, 32, 32), float("nan")), torch.arange(8) % 4, "NaN or infinite"),
         (torch.zeros(8, 3, 32, 32), torch.arange(7) % 4, "8 images, but labels of shape"),
         (torch.zeros(8, 3, 32, 32), torch.arange(8), "labels from 0 to 7 for 4 classes"),
         (torch.zeros(8, 3, 32, 32), torch.arange(8) % 4 - 1, "labels from -1 to 2 for 4 classes"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle  # for the name of its error alone
 import re
 import warnings
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,11 @@ import torch
 from torch import Tensor
 
 from dd_plugins.api import DataError, DataSpec, RealData, UsageError
+from dd_plugins.api.faults import shown
+from dd_plugins.api.reading import check_regular
+
+FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool})
 
 
 @dataclass(frozen=True)
@@ -82,20 +88,61 @@ def load_tensors(path: Path) -> Any:
     scalar: Any = np.float64(0).__reduce__()[0]  # data, not code: how numpy pickles a single number
     dtypes = [type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")]
     allowed = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]  # numpy 1 had it elsewhere
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name its file")
+    check_regular(path, DataError)
+    _check_packed(path)
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         told = re.search(r"GLOBAL ([\w.]+)", str(error))
         asked = f"it asks for {told[1]}" if told else "it is no file of tensors"
         raise DataError(f"{path} holds more than tensors, and nothing in it was run: {asked}") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder; name its file") from None
     except Exception as error:  # whatever a reader makes of bytes that are no pickle
         raise DataError(f"{path}: damaged, or no file of tensors ({type(error).__name__})") from None
+    _check_tensors(found, path)
+    return found
+
+
+def _check_packed(path: Path) -> None:
+    """Refuses a file that is compressed: torch does not compress, and a small file could unpack to any size."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            unpacked = sum(entry.file_size for entry in packed.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # of torch's older format, or damaged: whoever reads it says so
+    if unpacked > path.stat().st_size:
+        raise DataError(f"{path}: a compressed file, which would unpack to {unpacked:,} bytes; torch.save writes none")
+
+
+def _check_tensors(content: Any, path: Path) -> None:
+    """Refuses tensors that are not numbers in the file: without content, sparse, quantized, nested or expanded."""
+    left, seen = [content], set()
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            if kind := _unusual(value):
+                raise DataError(f"{path}: {kind} tensors are not read; save contiguous tensors on the CPU")
+        elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
+            seen.add(id(value))
+            left += [*value, *value.values()] if isinstance(value, dict) else [*value]
+
+
+def _unusual(tensor: Tensor) -> str:
+    """What keeps a tensor from being read; empty if nothing does."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.layout != torch.strided:
+        return "sparse"
+    if tensor.device.type != "cpu":
+        return f"{tensor.device.type}"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "expanded"
+    return ""
 
 
 def checked(images: Any, targets: Any, spec: DataSpec, class_names: Sequence[str], where: Path) -> Imported:
@@ -106,18 +153,21 @@ def checked(images: Any, targets: Any, spec: DataSpec, class_names: Sequence[str
     """
     if not isinstance(images, Tensor) or not isinstance(targets, Tensor):
         raise DataError(f"{where}: expected two tensors, but got {type(images).__name__} and {type(targets).__name__}")
-    if images.layout != torch.strided or targets.layout != torch.strided or not len(images):
-        raise DataError(f"{where}: no image, or sparse tensors")
     if images.dim() != 4 or tuple(images.shape[1:]) != spec.image_shape:
-        raise DataError(
-            f"{where}: images of shape {tuple(images.shape)}, but those of {spec.name} are {spec.image_shape}"
-        )
-    if not images.is_floating_point() or not bool(images.isfinite().all()):
-        raise DataError(f"{where}: expected finite floats, but got {images.dtype}, or NaN")
+        shape = shown(tuple(images.shape))
+        raise DataError(f"{where}: images of shape {shape}, but those of {spec.name} are {spec.image_shape}")
+    if not len(images):
+        raise DataError(f"{where}: no image")
+    if images.dtype not in FLOATS:
+        raise DataError(f"{where}: expected images of floats, but got {images.dtype}")
+    if bad := int((~images.isfinite()).sum()):
+        raise DataError(f"{where}: {bad:,} of {images.numel():,} pixel values are NaN or infinite")
+    if targets.dtype not in FLOATS | INTEGERS:
+        raise DataError(f"{where}: expected labels that are whole numbers, but got {targets.dtype}")
     if targets.dim() == 2:
         raise DataError(f"{where}: soft labels of shape {tuple(targets.shape)}; only hard labels can be scored")
     if targets.shape != (len(images),):
-        raise DataError(f"{where}: {len(images)} images, but labels of shape {tuple(targets.shape)}")
+        raise DataError(f"{where}: {len(images)} images, but labels of shape {shown(tuple(targets.shape))}")
     whole = targets.long()
     if not torch.equal(whole.to(targets.dtype), targets):
         raise DataError(f"{where}: labels are no whole numbers")
@@ -136,4 +186,7 @@ def rescaled(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], to
         return images
     values = torch.tensor([mean, std], dtype=torch.float64).view(2, 1, -1, 1, 1)
     own = torch.tensor([to.mean, to.std], dtype=torch.float64).view(2, 1, -1, 1, 1)
-    return ((images.double() * values[1] + values[0] - own[0]) / own[1]).to(images.dtype)
+    found = ((images.double() * values[1] + values[0] - own[0]) / own[1]).to(images.dtype)
+    if not bool(found.isfinite().all()):
+        raise DataError(f"pixel values up to {float(images.abs().max()):.3g} are too large for {to.name}")
+    return found

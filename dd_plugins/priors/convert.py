@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from dd_plugins.api import DataError, write_atomically, write_tensors
+from dd_plugins.api.reading import read_json
 
 MAX_BYTES = 4 * 2**30
 WEIGHTS, ABOUT = "weights.safetensors", "weights.json"
@@ -205,7 +206,7 @@ def convert(source: Path, to: Path, key: str = "G_ema", timeout: float = 600.0) 
         lines = [line for line in done.stderr.splitlines() if line.startswith(SAYS)]
         told = lines[-1].removeprefix(SAYS) if lines else f"its process ended with code {done.returncode}"
         raise DataError(f"{source}: {told}")
-    found: dict[str, Any] = json.loads((to / ABOUT).read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_json(to / ABOUT, DataError)
     return found
 
 

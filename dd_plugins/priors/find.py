@@ -21,6 +21,7 @@ from dd_plugins.api import (
     write_tensors,
 )
 from dd_plugins.api.progress import StartJob, silent_job
+from dd_plugins.api.reading import read_json
 from dd_plugins.priors.base import ForClasses, check_contract
 from dd_plugins.priors.gates import Gates, measure, spread_of_real
 from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, one_at_a_time, save_prior
@@ -212,6 +213,6 @@ def _kept_gates(file: Path | None) -> Gates | None:
     if file is None or not file.exists():
         return None
     try:
-        return Gates.read(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError:
+        return Gates.read(read_json(file, DataError))
+    except (DataError, ValueError):
         return None

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 
 from dd_plugins.api import DataError, DataSpec, PluginConfig, Prior, locked, write_atomically, write_tensors
 from dd_plugins.api.progress import StartJob
+from dd_plugins.api.reading import check_regular, read_json, validated
 from dd_plugins.priors import autoencoder_kl
 from dd_plugins.priors.base import ForClasses, LayeredGenerator
 from dd_plugins.priors.gates import Gates
@@ -32,6 +34,44 @@ KINDS: Mapping[str, tuple[type[SmallConfig] | type[StyleGanConfig], Any]] = {
     **{kind: (SmallConfig, made) for kind, made in GENERATORS.items()},
     "stylegan-xl": (StyleGanConfig, StyleGan),
 }
+
+
+class _MadeFrom(BaseModel):
+    """The data set of a prior."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: str = ""
+    fingerprint: str | None = None
+
+
+class _About(BaseModel):
+    """What is read of a prior's JSON file."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    format: int
+    kind: str
+    config: dict[str, Any]
+    sha256: str
+    data: _MadeFrom = _MadeFrom()
+    seconds: float = 0.0
+    licence: str = "trained here"
+    gates: dict[str, float] | None = None
+
+    @field_validator("format")
+    @classmethod
+    def _is_known(cls, value: int) -> int:
+        if value != FORMAT:
+            raise ValueError(f"format {value} is not {FORMAT}, which this release reads")
+        return value
+
+    @field_validator("kind")
+    @classmethod
+    def _is_one_of_ours(cls, value: str) -> str:
+        if value not in KINDS:
+            raise ValueError(f"expected one of {', '.join(KINDS)}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -133,9 +173,10 @@ def one_at_a_time(file: Path, what: str, job: StartJob) -> Iterator[None]:
 
 def stored_sha256(path: Path) -> str:
     """The sha256 of a prior's weights, as far as it can be told without reading the prior; else empty."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+    with suppress(OSError, DataError):
         if (path / ABOUT).exists():
-            return str(json.loads((path / ABOUT).read_text(encoding="utf-8"))["sha256"])
+            return str(_read_about(path)["sha256"])
+        check_regular(path / autoencoder_kl.WEIGHTS, DataError)
         with (path / autoencoder_kl.WEIGHTS).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return ""
@@ -153,21 +194,13 @@ def _check_fit(path: Path, classes: int, image_shape: tuple[int, int, int], data
 
 
 def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPrior:
-    try:
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']} is not {FORMAT}, which this release reads")
-        config_of, made_by = KINDS[about["kind"]]
-        config, digest = config_of.model_validate(about["config"]), about["sha256"]
-        _check_notes(about)
-    except OSError as error:
-        raise DataError(f"{path}: no prior there ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path / ABOUT} is no description of a prior ({' '.join(str(error).split())[:200]})") from None
+    about = _read_about(path)
+    config_of, made_by = KINDS[about["kind"]]
+    config = validated(config_of, about["config"], f"{path / ABOUT} is no description of a prior: config", DataError)
     if data is not None:
         _check_fit(path, config.num_classes, config.image_shape, data)
     content = _read(path / WEIGHTS)
-    _check_digest(path / WEIGHTS, content, digest, sha256)
+    _check_digest(path / WEIGHTS, content, about["sha256"], sha256)
     try:
         made: LayeredGenerator = made_by(config)
         tensors = load_bytes(content)
@@ -179,15 +212,12 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
     return StoredPrior(made.eval().requires_grad_(False), about, path)
 
 
-def _check_notes(about: dict[str, Any]) -> None:
-    """Whether what stands beside the weights is of the kinds that are read later."""
-    gates, data, seconds = about.get("gates"), about.get("data", {}), about.get("seconds", 0.0)
-    if gates is not None:
-        Gates.read(gates)
-    if not isinstance(data, dict):
-        raise TypeError("data is no object")
-    if not isinstance(seconds, int | float):
-        raise TypeError("seconds is no number")
+def _read_about(path: Path) -> dict[str, Any]:
+    if not (path / ABOUT).exists():
+        raise DataError(f"{path}: no prior there")
+    found = read_json(path / ABOUT, DataError, "; this is no description of a prior")
+    validated(_About, found, f"{path / ABOUT} is no description of a prior", DataError)
+    return dict(found)
 
 
 def _load_diffusers(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPrior:
@@ -216,6 +246,7 @@ def _check_digest(path: Path, content: bytes, *expected: str | None) -> None:
 
 
 def _read(path: Path) -> bytes:
+    check_regular(path, DataError)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dd_plugins.api import (
@@ -31,12 +30,15 @@ from dd_plugins.api import (
     write_atomically,
     write_tensors,
 )
+from dd_plugins.api.faults import shortened
+from dd_plugins.api.files import opened
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import Strategy, TrainConfig, accuracy, networks_at_once, train_networks
 from dd_plugins.trajectories.unroll import flat_weights
 
 KEY = "weights"  # float, (epochs + 1, P), in every expert's file
 MADE_FOR = "made_for"  # in the file's metadata: the folder it belongs into, which names data set, network and recipe
+DAMAGED = "; it is damaged; remove it to train this expert again"
 VERSION = 1  # part of the hash; to be raised with any change that moves an expert's weights
 
 
@@ -84,16 +86,23 @@ class ExpertStore:
         self.real, self.recipe, self.make_network = real, recipe, make_network
         self.path = root / f"{real.spec.name}-{recipe.network['name']}-{recipe.hash(real.spec.fingerprint)}"
 
-    def missing(self, count: int) -> list[int]:
+    def missing(self, count: int, size: int | None = None) -> list[int]:
         """Which of the first ``count`` experts are not there yet.
+
+        Args:
+            count: Experts.
+            size: Parameters of the network, checked if given.
 
         Raises:
             DataError: If one that is there is damaged, or of another network, data set or recipe.
         """
         there = [self.file(number).exists() for number in range(count)]
         for number in (number for number, found in enumerate(there) if found):
-            with self._opened(number):
-                pass
+            with self._opened(number) as rows:
+                if size is not None and rows.get_shape()[1] != size:
+                    raise DataError(
+                        f"{self.file(number)}: {rows.get_shape()[1]:,} weights of a network that has {size:,}{DAMAGED}"
+                    )
         return [number for number, found in enumerate(there) if not found]
 
     def file(self, number: int) -> Path:
@@ -134,26 +143,32 @@ class ExpertStore:
             DataError: If the file is damaged, or of another network, data set or recipe.
         """
         with self._opened(number) as rows:
-            return rows[epoch].to(self.real.device), rows[later].to(self.real.device)
+            start, goal = rows[epoch], rows[later]
+        if not bool(start.isfinite().all()) or not bool(goal.isfinite().all()):
+            raise DataError(f"{self.file(number)}: NaN or infinite weights{DAMAGED}")
+        return start.to(self.real.device), goal.to(self.real.device)
 
     @contextmanager
     def _opened(self, number: int) -> Iterator[Any]:
         """The snapshots of an expert, which are read when they are indexed; float, ``(epochs + 1, P)``."""
-        try:
-            with safe_open(self.file(number), framework="pt") as file:
-                made_for = (file.metadata() or {}).get(MADE_FOR, self.path.name)
-                if made_for != self.path.name:
-                    raise DataError(f"{self.file(number)} belongs to {made_for}; remove it to train this expert again")
-                yield file.get_slice(KEY)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{self.file(number)} is damaged; remove it to train this expert again ({error})") from None
+        with opened(self.file(number), DataError, DAMAGED) as file:
+            made_for = (file.metadata() or {}).get(MADE_FOR, self.path.name)
+            if made_for != self.path.name:
+                raise DataError(
+                    f"{self.file(number)} belongs to {shortened(made_for)}; remove it to train this expert again"
+                )
+            rows = file.get_slice(KEY)
+            if len(rows.get_shape()) != 2 or rows.get_shape()[0] != self.recipe.epochs + 1 or rows.get_dtype() != "F32":
+                found = f"{rows.get_dtype()} {rows.get_shape()}"
+                raise DataError(f"{self.file(number)}: {found} is no float32 of {self.recipe.epochs + 1} rows{DAMAGED}")
+            yield rows
 
     def _train_together(self, group: Sequence[int], strategy: Strategy) -> Iterator[int]:
         """Trains a group epoch by epoch; yields behind each."""
         partial = self.path / f"partial-{group[0]:04d}-{len(group)}.safetensors"
         networks = [self.make_network(seed_for("expert", number)).train() for number in group]
         snapshots = [[flat_weights(network).cpu()] for network in networks]
-        if (before := _taken_back(partial, group)) is not None:
+        if (before := _taken_back(partial, group, snapshots[0][0].numel())) is not None:
             snapshots = before
             for network, taken in zip(networks, snapshots, strict=True):
                 _put(network, taken[-1])
@@ -181,13 +196,19 @@ class ExpertStore:
         partial.unlink(missing_ok=True)
 
 
-def _taken_back(partial: Path, group: Sequence[int]) -> list[list[Tensor]] | None:
+def _taken_back(partial: Path, group: Sequence[int], size: int) -> list[list[Tensor]] | None:
     """The snapshots that an interrupted training left; None where it left none of just these experts."""
     if not partial.exists():
         return None
-    tensors, _ = read_tensors(partial)
+    hint = "; remove it to begin these experts again"
+    tensors, _ = read_tensors(partial, DataError, hint)
     names = [str(number) for number in group]
-    return [list(tensors[name]) for name in names] if set(names) == set(tensors) else None
+    if set(names) != set(tensors):
+        return None
+    shapes = {tuple(tensor.shape) for tensor in tensors.values()}
+    if shapes != {(len(tensors[names[0]]), size)} or not all(bool(t.isfinite().all()) for t in tensors.values()):
+        raise DataError(f"{partial}: not the finite weights of networks of {size:,} parameters{hint}")
+    return [list(tensors[name]) for name in names]
 
 
 @torch.no_grad()

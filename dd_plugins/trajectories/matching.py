@@ -108,7 +108,7 @@ class TrajectoryMatching(MatchingObjective):
         recipe = self.config.recipe(context.network)
         self.store = ExpertStore(context.cache / FOLDER, real, recipe, context.make_network)
         self.network = FlatNetwork(context.make_network(0).train())
-        missing = len(self.store.missing(self.config.experts))
+        missing = len(self.store.missing(self.config.experts, sum(self.network.sizes)))
         if missing:
             with context.job("train experts", missing * recipe.epochs) as update:
                 self.store.train(self.config.experts, on_epoch=update)
