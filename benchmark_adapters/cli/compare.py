@@ -16,10 +16,12 @@ from benchmark_adapters.cli.options import (
     Dataset,
     Device,
     FullData,
+    NetworkName,
     Out,
     ProtocolName,
+    names_of,
 )
-from benchmark_adapters.cli.output import Format, show_table
+from benchmark_adapters.cli.output import Format, complain, say, show_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,6 +72,7 @@ def compare(
             help=f"Objectives of the matrix, joined by commas.  [default: {OBJECTIVE}]", rich_help_panel=RUN_PANEL
         ),
     ] = None,
+    network: NetworkName = None,
     dataset: Dataset = None,
     ipc: Annotated[
         int, typer.Option(help="Budget in images per class; all methods can do with 5.", rich_help_panel=RUN_PANEL)
@@ -79,12 +82,12 @@ def compare(
         int, typer.Option(min=1, help="Condensations of each method, with seeds 0, 1, ...", rich_help_panel=RUN_PANEL)
     ] = 1,
     across: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Networks that every set is scored on too, joined by commas; the table has their mean.",
             rich_help_panel=RUN_PANEL,
         ),
-    ] = "",
+    ] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Networks trained on each set.", rich_help_panel=RUN_PANEL)
     ] = None,
@@ -113,6 +116,7 @@ def compare(
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
     from dd_plugins.api import UsageError
+    from dd_plugins.names import canonical
 
     extra = [*(assignments or [])]
     extra += [f"protocol.trials={trials}"] if trials else []
@@ -120,18 +124,19 @@ def compare(
     extra += [f"steps={steps}"] if steps is not None else []
     if (methods and matrix) or ((params or objectives) and not matrix):
         raise UsageError("--params and --objectives are for --matrix, --methods for a comparison without it")
-    sides = (_names(params or CONTAINERS), _names(objectives or OBJECTIVE)) if matrix else None
-    taking_part = runner.matrix(*sides, extra) if sides else runner.contenders(_names(methods or BASELINES), extra)
+    sides = (names_of(params or CONTAINERS), names_of(objectives or OBJECTIVE)) if matrix else None
+    taking_part = runner.matrix(*sides, extra) if sides else runner.contenders(names_of(methods or BASELINES), extra)
     names = [RANDOM, *(contender.name for contender in taking_part)]
+    baseline = canonical(baseline, names)
     if baseline not in names:
         raise UsageError(f"--baseline {baseline!r} takes no part; there are {', '.join(names)}")
     console = Console(stderr=output is not Format.table)
     options = Options(out, choose_device(device), data_root, full_data, chunk)
-    shared = {"dataset": dataset, "ipc": ipc, "protocol": protocol}
+    shared = {"dataset": dataset, "ipc": ipc, "protocol": protocol, "network": network}
     if dry_run:
         _show_plans(runner.plan(taking_part, shared, options), output, console)
         return
-    found = runner.compare(taking_part, shared, runs, options, Reporter(console), across=_names(across))
+    found = runner.compare(taking_part, shared, runs, options, Reporter(console), across=names_of(across))
     _show_found(found, sides, baseline, output, console)
 
 
@@ -161,12 +166,8 @@ def _show_found(
     check = code_check()
     if older := [name for name, records in found.records.items() if any(check(record) for record in records)]:
         told = f"{', '.join(older)}: finished runs that were made by other code than is installed"
-        typer.echo(f"{told}; dd-bench show RUN lists the differences", err=True)
+        say(f"{told}; dd-bench show RUN lists the differences", err=True)
     for name, why in found.failures.items():
-        typer.echo(f"dd-bench: {name} failed: {why}", err=True)
+        complain(f"{name} failed: {why}")
     if found.failures:
         raise typer.Exit(1)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -66,7 +66,7 @@ def evaluate(
     options = Options(out, choose_device(device), data_root, full_data)
     yardstick = {"full-data": full_data, "no-full-data": full_data is False}
     alone = {"protocol": protocol, "trials": trials, "benchmark": benchmark, **yardstick}
-    networks = [name.strip() for name in network.split(",")] if network else [None]
+    networks: list[str | None] = [*names_of(network)] or [None]
     if metric is Metric.crfd:
         if idle := [f"--{name}" for name, value in alone.items() if value]:
             raise UsageError(f"--metric crfd trains no network on the set: {', '.join(idle)} would have no effect")

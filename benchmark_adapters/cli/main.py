@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from benchmark_adapters import signals
 from benchmark_adapters.cli import check as check_command
@@ -26,24 +25,11 @@ from benchmark_adapters.cli import run as run_command
 from benchmark_adapters.cli import table as table_command
 from benchmark_adapters.cli import train_prior as train_prior_command
 from benchmark_adapters.cli import yardsticks as yardsticks_command
+from benchmark_adapters.cli.commands import CallError, Command, Commands, one_line
 from benchmark_adapters.cli.memory import keep_freed_memory
+from benchmark_adapters.cli.output import complain
 from dd_plugins import __version__, registry
 from dd_plugins.errors import DDPluginsError
-
-
-class _Commands(TyperGroup):
-    """Trusts the code that its arguments name, and reports that an interrupted command continues."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        registry.add_trusted(registry.classes_named_in(args))
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            _complain(str(error) or "interrupted; the same command continues")
-            raise typer.Exit(signals.exit_code(error)) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -53,7 +39,7 @@ def _print_version(wanted: bool) -> None:
 
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     name="dd-bench",
     help="Distil a data set, score the result, compare fairly.",
     no_args_is_help=True,
@@ -72,24 +58,24 @@ def _common(
     pass
 
 
-app.command("run", epilog=run_command.EPILOG)(run_command.run)
-app.command("compare", epilog=compare_command.EPILOG)(compare_command.compare)
-app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
-app.command("experts", epilog=experts_command.EPILOG)(experts_command.experts)
-app.command("train-prior", epilog=train_prior_command.EPILOG)(train_prior_command.train_prior)
-app.command("convert-prior", epilog=convert_prior_command.EPILOG)(convert_prior_command.convert_prior)
-app.command("plot", epilog=plot_command.EPILOG)(plot_command.plot)
-app.command("profile", epilog=profile_command.EPILOG)(profile_command.profile)
-app.command("prune", epilog=prune_command.EPILOG)(prune_command.prune)
-app.command("prune-study", epilog=prune_study_command.EPILOG)(prune_study_command.prune_study)
-app.command("yardsticks", epilog=yardsticks_command.EPILOG)(yardsticks_command.yardsticks)
-app.command("export", epilog=exchange.EXPORT_EPILOG)(exchange.export_run)
-app.command("import", epilog=exchange.IMPORT_EPILOG)(exchange.import_run)
-app.command("check", epilog=check_command.EPILOG)(check_command.check)
-app.command("new", epilog=new_command.EPILOG)(new_command.new)
-app.command("list", epilog=listing.EPILOG)(listing.list_plugins)
-app.command("show", epilog=show.EPILOG)(show.show)
-app.command("table", epilog=table_command.EPILOG)(table_command.table)
+app.command("run", cls=Command, epilog=run_command.EPILOG)(run_command.run)
+app.command("compare", cls=Command, epilog=compare_command.EPILOG)(compare_command.compare)
+app.command("eval", cls=Command, epilog=eval_command.EPILOG)(eval_command.evaluate)
+app.command("experts", cls=Command, epilog=experts_command.EPILOG)(experts_command.experts)
+app.command("train-prior", cls=Command, epilog=train_prior_command.EPILOG)(train_prior_command.train_prior)
+app.command("convert-prior", cls=Command, epilog=convert_prior_command.EPILOG)(convert_prior_command.convert_prior)
+app.command("plot", cls=Command, epilog=plot_command.EPILOG)(plot_command.plot)
+app.command("profile", cls=Command, epilog=profile_command.EPILOG)(profile_command.profile)
+app.command("prune", cls=Command, epilog=prune_command.EPILOG)(prune_command.prune)
+app.command("prune-study", cls=Command, epilog=prune_study_command.EPILOG)(prune_study_command.prune_study)
+app.command("yardsticks", cls=Command, epilog=yardsticks_command.EPILOG)(yardsticks_command.yardsticks)
+app.command("export", cls=Command, epilog=exchange.EXPORT_EPILOG)(exchange.export_run)
+app.command("import", cls=Command, epilog=exchange.IMPORT_EPILOG)(exchange.import_run)
+app.command("check", cls=Command, epilog=check_command.EPILOG)(check_command.check)
+app.command("new", cls=Command, epilog=new_command.EPILOG)(new_command.new)
+app.command("list", cls=Command, epilog=listing.EPILOG)(listing.list_plugins)
+app.command("show", cls=Command, epilog=show.EPILOG)(show.show)
+app.command("table", cls=Command, epilog=table_command.EPILOG)(table_command.table)
 
 
 def run() -> None:
@@ -111,20 +97,22 @@ def run() -> None:
         sys.exit(2)
     try:
         with signals.raising():
-            app()
+            sys.exit(app(standalone_mode=False) or 0)
+    except CallError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            complain(one_line(error))
+        sys.exit(error.exit_code)
     except DDPluginsError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}")
+        complain(f"{where}{error.strerror or error}")
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
         if not registry.is_out_of_memory(error):
             raise
-        _complain("the device ran out of memory; --chunk and smaller batches (--set) need less")
+        complain("the device ran out of memory; --chunk and smaller batches (--set) need less")
         sys.exit(1)
-
-
-def _complain(text: str) -> None:
-    typer.echo(f"dd-bench: {text}", err=True)

@@ -54,6 +54,15 @@ ObjectiveName = Annotated[
         autocompletion=lambda: complete("objective"),
     ),
 ]
+NetworkName = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        help="Network of the condensation; --set protocol.network.name=... chooses the one that is scored.",
+        rich_help_panel=RUN_PANEL,
+        autocompletion=lambda: complete("network"),
+    ),
+]
 Dataset = Annotated[
     str | None,
     typer.Option(
@@ -137,6 +146,7 @@ DataRoot = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=WHERE_PANEL)]
 
 
-def names_of(options: list[str] | None) -> list[str]:
-    """The names of an option that may be repeated, or hold several that are joined by commas."""
-    return [name.strip() for text in options or [] for name in text.split(",") if name.strip()]
+def names_of(options: str | list[str] | None) -> list[str]:
+    """The names of an option that may be repeated, or hold several that are joined by commas; each of them once."""
+    texts = [options] if isinstance(options, str) else options or []
+    return list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))

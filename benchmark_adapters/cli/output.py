@@ -1,4 +1,4 @@
-"""How subcommands print their tables."""
+"""How subcommands print: lines, errors and tables, all of them escaped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import typer
+
+from benchmark_adapters.escape import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +21,20 @@ class Format(StrEnum):
     markdown = "markdown"
     csv = "csv"
     latex = "latex"
+
+
+LONGEST = 2000  # characters of an error message
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Prints one line."""
+    typer.echo(plain(text), err=err)
+
+
+def complain(text: str) -> None:
+    """Prints an error in one line, a very long one cut."""
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text):,} characters)"
+    say(f"dd-bench: {shown}", err=True)
 
 
 def show_table(

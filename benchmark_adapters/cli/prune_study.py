@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from benchmark_adapters.cli.options import Assignments, DataRoot, Device, Out, Trust
-from benchmark_adapters.cli.output import Format, show_table
+from benchmark_adapters.cli.output import Format, complain, show_table
 
 EPILOG = """
 **Examples**
@@ -58,7 +58,7 @@ def prune_study(
         picture = study.picture(found.records[study.PRUNED][0], out)
         console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
     for name, why in found.failures.items():
-        typer.echo(f"dd-bench: {name} failed: {why}", err=True)
+        complain(f"{name} failed: {why}")
     if found.failures:
         raise typer.Exit(1)
 

@@ -1,0 +1,73 @@
+"""What holds for every subcommand and every option: names in any case, no empty values, errors in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from benchmark_adapters import signals
+from dd_plugins import registry
+from dd_plugins.errors import UsageError
+from dd_plugins.names import canonical, near, suggestion
+
+# The base of all errors in how the command was called; typer has no public name for it.
+CallError: Any = typer.BadParameter.__base__
+
+
+class Commands(TyperGroup):
+    """The subcommands: found in any case. Trusts the code that the arguments name, and reports an interrupt."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the arguments; plugins named ``module:Class`` among them may be imported."""
+        registry.add_trusted(registry.classes_named_in(args))
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A subcommand by name."""
+        return super().get_command(ctx, canonical(cmd_name, self.commands))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the subcommand; typer alone would end without a word when interrupted."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            from benchmark_adapters.cli.output import complain
+
+            complain(str(error) or "interrupted; the same command continues")
+            raise typer.Exit(signals.exit_code(error)) from None
+
+
+class Command(TyperCommand):
+    """One subcommand; refuses empty values before anything is imported or run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the arguments.
+
+        Raises:
+            UsageError: If an option or an argument is given as an empty text, or as commas alone.
+        """
+        if not ctx.resilient_parsing:
+            given, *_ = self.make_parser(ctx).parse_args(args=list(args))
+            for param in () if given.get("help") else self.get_params(ctx):
+                value = given.get(param.name)
+                for each in value if isinstance(value, list | tuple) else (value,):
+                    if isinstance(each, str) and not each.strip(", \t\r\n"):
+                        option = param.param_type_name == "option"
+                        flag = param.opts[0] if option else (param.metavar or str(param.name)).upper()
+                        raise UsageError(f"{flag} {each!r}: expected a value, but it is empty")
+        return super().parse_args(ctx, args)
+
+
+def one_line(error: Any) -> str:
+    """What is wrong with a call, and what may have been meant."""
+    ctx = getattr(error, "ctx", None)
+    if type(error).__name__ != "NoSuchOption" or ctx is None:
+        message = error.format_message()
+        return str(message[:1].lower() + message[1:])
+    option = str(error.option_name)
+    flags = [flag.lstrip("-") for param in ctx.command.get_params(ctx) for flag in param.opts]
+    hint = suggestion(f"--{flag}" for flag in near(option.lstrip("-"), flags))
+    settings = "; settings are given by --set KEY=VALUE (dd-bench list KIND NAME shows them)" if "set" in flags else ""
+    return f"no such option {option}{hint or settings}"

@@ -1,0 +1,58 @@
+"""Text of unknown origin (names, paths, docstrings) made harmless, one function for each place where it is shown."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_MARKDOWN = re.compile(r"[\\`*<>|$&]|(?<!\w)_|_(?!\w)|(?<=\])\(")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "+-": r"$\pm$",
+}
+_LATEX_SPECIAL = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse=True))))
+_HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def plain(text: object) -> str:
+    """One line for a terminal or a log: control characters, line breaks and ANSI codes as ``repr`` writes them."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+
+
+def rich_text(text: object) -> Text:
+    """For rich's tables and lines: neither markup nor emoji codes are interpreted."""
+    from rich.text import Text
+
+    return Text(plain(text))
+
+
+def markdown(text: object) -> str:
+    """A cell of a Markdown table, or a part of a line: no markup, no HTML, no end of the cell."""
+    return _MARKDOWN.sub(lambda found: _HTML.get(found[0], f"\\{found[0]}"), plain(text))
+
+
+def latex(text: object) -> str:
+    """A cell of a LaTeX table; ``+-`` becomes the sign for it."""
+    written = _LATEX_SPECIAL.sub(lambda found: _LATEX[found[0]], plain(text))
+    return f"{{[}}{written[1:]}" if written.startswith("[") else written  # \\[ would be an argument of the line break
+
+
+def plot_text(text: object) -> str:
+    """For matplotlib: no formulas between dollars, and no leading underscore, which hides a label from the legend."""
+    shown = plain(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
