@@ -34,11 +34,11 @@ def plain(text: object) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 
-def rich_text(text: object) -> Text:
+def rich_text(text: object, style: str = "") -> Text:
     """For rich's tables and lines: neither markup nor emoji codes are interpreted."""
     from rich.text import Text
 
-    return Text(plain(text))
+    return Text(plain(text), style)
 
 
 def markdown(text: object) -> str:

@@ -33,20 +33,21 @@ def check(
 ) -> None:
     """Check a plugin against its contract: one line a check, with what is wrong and where."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import Progress
     from rich.table import Table
+    from rich.text import Text
 
+    from benchmark_adapters.cli.output import say
+    from benchmark_adapters.escape import rich_text
     from benchmark_adapters.runner.config import settings_of
     from dd_plugins import registry
-    from dd_plugins.api import UsageError
+    from dd_plugins.names import choose
     from dd_plugins.testing import checks_for
 
-    if kind is not None and kind not in registry.KINDS:
-        raise UsageError(f"unknown kind {kind!r}; there are {', '.join(registry.KINDS)}")
+    kind = choose("kind", kind, registry.KINDS) if kind else None
     checks = checks_for(plugin, kind, settings_of(assignments) if assignments else None)
     console = Console()
-    table = Table(title=escape(f"{plugin} ({checks[0].subject.kind})"))
+    table = Table(title=rich_text(f"{plugin} ({checks[0].subject.kind})"))
     for name in ("check", "result", "what it demands, or what is wrong"):
         table.add_column(name, overflow="fold")
     colours = {"passed": "green", "failed": "red", "expected failure": "yellow", "skipped": "dim"}
@@ -56,10 +57,10 @@ def check(
             result = each.run()
             found.append(result)
             told = result.reason or each.about
-            table.add_row(each.name, f"[{colours[result.status]}]{result.status}", escape(told))
+            table.add_row(rich_text(each.name), Text(result.status, colours[result.status]), rich_text(told))
     console.print(table)
     failed = sum(result.status == "failed" for result in found)
     skipped = sum(result.status == "skipped" for result in found)
-    console.print(f"{len(found) - failed - skipped} passed, {failed} failed, {skipped} skipped", highlight=False)
+    say(f"{len(found) - failed - skipped} passed, {failed} failed, {skipped} skipped")
     if failed:
         raise typer.Exit(FAILED)

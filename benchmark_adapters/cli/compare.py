@@ -101,7 +101,9 @@ def compare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, its sizes, and what cannot run, only.")
     ] = False,
-    output: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.table,
+    output: Annotated[
+        Format, typer.Option("--format", case_sensitive=False, help="How the table is printed.")
+    ] = Format.table,
     full_data: FullData = None,
     chunk: Chunk = None,
     device: Device = None,

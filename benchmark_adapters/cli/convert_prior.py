@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from benchmark_adapters.cli.output import say
+
 EPILOG = """
 **Examples**
 
@@ -26,15 +28,11 @@ def convert_prior(
     licence: Annotated[str, typer.Option(help="Licence of the weights, for records.")] = "",
 ) -> None:
     """Convert StyleGAN weights to safetensors and JSON, in a process of its own, without executing the pickle."""
-    from rich.console import Console
-
     from dd_plugins.priors.from_stylegan import convert_stylegan
 
     found = convert_stylegan(source, to, key, licence)
     generator, prior = found.generator, found.prior()
-    Console().print(
+    say(
         f"{to}: {prior.elements:,} elements, {generator.num_stages} levels, {generator.num_classes} classes, images of "
-        f"{tuple(generator.image_shape)}, sha256 {prior.sha256}",
-        soft_wrap=True,
-        highlight=False,
+        f"{tuple(generator.image_shape)}, sha256 {prior.sha256}"
     )

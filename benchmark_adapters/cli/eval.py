@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from benchmark_adapters.cli.options import Assignments, BenchmarkName, DataRoot, Device, FullData, Out, Trust, names_of
+from benchmark_adapters.cli.output import say
 
 EPILOG = """
 **Examples**
@@ -41,7 +42,11 @@ def evaluate(
     trials: Annotated[int | None, typer.Option(min=1, help="Networks trained on the set.")] = None,
     dataset: Annotated[str | None, typer.Option(help="The real data, for a FILE; by default as the file says.")] = None,
     metric: Annotated[
-        Metric, typer.Option(help="accuracy; or crfd, the class-relevant feature distance, which trains no network.")
+        Metric,
+        typer.Option(
+            case_sensitive=False,
+            help="accuracy; or crfd, the class-relevant feature distance, which trains no network.",
+        ),
     ] = Metric.accuracy,
     benchmark: BenchmarkName = None,
     full_data: FullData = None,
@@ -74,7 +79,7 @@ def evaluate(
         for name, (value, variant) in zip(networks, values, strict=True):
             judge = f" ({name})" if name else ""
             said = f"class-relevant feature distance to the real training images{judge}: {value:.6g}"
-            console.print(f"{said} (of class activation maps: {variant:.6g})", highlight=False, soft_wrap=True)
+            say(f"{said} (of class activation maps: {variant:.6g})")
         return
     own, settings = split_settings(assignments or [], names_of(benchmark))
     own = [*own, *([f"protocol.trials={trials}"] if trials else [])]

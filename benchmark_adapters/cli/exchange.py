@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from benchmark_adapters.cli.options import Assignments, DataRoot, Dataset, Out, Trust
+from benchmark_adapters.cli.output import say
 
 EXPORT_EPILOG = """
 **Examples**
@@ -66,7 +67,7 @@ def export_run(
         options, reporter = Options(out, choose_device("cpu"), data_root), Reporter(Console(stderr=True))
         written = export_set(stored, form, root, dataset, assignments or [], options, reporter)
     for path in written:
-        typer.echo(path)
+        say(path)
 
 
 def import_run(
@@ -94,9 +95,9 @@ def import_run(
     with _said_of_an_interrupt("interrupted; the same command begins again"):
         record = import_set(path, load_format(source), name, flags, assignments or [], options)
     counts = record["images_per_class"]
-    typer.echo(f"run {record['id']}: {record['name']}, {sum(counts)} images, IPC {record['config']['ipc']}")
-    typer.echo("its images count as pixels, whatever held them before: scores against the budget are those of this IPC")
-    typer.echo(f"next: dd-bench eval {record['id']}")
+    say(f"run {record['id']}: {record['name']}, {sum(counts)} images, IPC {record['config']['ipc']}")
+    say("its images count as pixels, whatever held them before: scores against the budget are those of this IPC")
+    say(f"next: dd-bench eval {record['id']}")
 
 
 @contextmanager

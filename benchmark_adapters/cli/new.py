@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from benchmark_adapters.cli.output import say
+
 EPILOG = """
 **Examples**
 
@@ -75,5 +77,5 @@ def new(
             path = written / target
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-            typer.echo(folder / target)
-    typer.echo(f"next: cd {folder} && pip install -e . && dd-bench check {name}")
+            say(folder / target)
+    say(f"next: cd {folder} && pip install -e . && dd-bench check {name}")

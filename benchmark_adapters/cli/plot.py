@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from benchmark_adapters.cli.output import say
+
 EPILOG = """
 **Examples**
 
@@ -28,7 +30,9 @@ class Axis(StrEnum):
 def plot(
     records: Annotated[list[Path] | None, typer.Argument(help="Run folders or record files.")] = None,
     to: Annotated[Path, typer.Option(help="The picture; its ending decides the format.")] = Path("curve.png"),
-    against: Annotated[Axis, typer.Option(help="Condensation's wall time, processor time, or steps.")] = Axis.seconds,
+    against: Annotated[
+        Axis, typer.Option(case_sensitive=False, help="Condensation's wall time, processor time, or steps.")
+    ] = Axis.seconds,
     dataset: Annotated[str | None, typer.Option(help="Only the records of this data set.")] = None,
     ipc: Annotated[int | None, typer.Option(help="Only the records of this budget.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Only scores of this protocol, as tables name it.")] = None,
@@ -46,4 +50,4 @@ def plot(
             for r in kept
         ]
     save_curve(to, kept, against.value)
-    typer.echo(f"picture: {to}")
+    say(f"picture: {to}")

@@ -19,6 +19,7 @@ from benchmark_adapters.cli.options import (
     Trust,
     complete,
 )
+from benchmark_adapters.cli.output import say
 
 EPILOG = """
 **Examples**
@@ -66,4 +67,4 @@ def prune(
         if score["protocol_hash"] == config.protocol.hash:
             console.print(score_table(record, score, config.ipc))
     for line in (f"images: {out / record['id'] / 'preview.png'}", f"kept rows: {out / record['id'] / 'record.json'}"):
-        console.print(line, soft_wrap=True, highlight=False)
+        say(line)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from benchmark_adapters.cli.options import Assignments, DataRoot, Device, Out, Trust
-from benchmark_adapters.cli.output import Format, complain, show_table
+from benchmark_adapters.cli.output import Format, complain, say, show_table
 
 EPILOG = """
 **Examples**
@@ -28,7 +28,9 @@ def prune_study(
     grid: Annotated[str, typer.Option(help="Shares beta that are tried, joined by commas.")] = "0,0.25,0.5,0.75,1",
     runs: Annotated[int, typer.Option(min=1, help="Condensations of each, with seeds 0, 1, ...")] = 1,
     assignments: Assignments = None,
-    output: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.table,
+    output: Annotated[
+        Format, typer.Option("--format", case_sensitive=False, help="How the table is printed.")
+    ] = Format.table,
     device: Device = None,
     data_root: DataRoot = None,
     trust: Trust = None,
@@ -56,7 +58,7 @@ def prune_study(
     show_table(header, rows, output, console, f"protocol {scored.name}", report.CAPTION)
     if found.records[study.PRUNED]:
         picture = study.picture(found.records[study.PRUNED][0], out)
-        console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
+        say(f"picture: {picture}", err=output is not Format.table)
     for name, why in found.failures.items():
         complain(f"{name} failed: {why}")
     if found.failures:

@@ -33,6 +33,7 @@ from benchmark_adapters.cli.options import (
     WeakPrior,
     names_of,
 )
+from benchmark_adapters.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,7 +128,7 @@ def run(
         where = str(out / record["id"])
         record = score_by(name, each, where, None, options, Reporter(console))
     _show_scores(record, resolved, bool(made), console)
-    console.print(f"images: {out / record['id'] / 'preview.png'}", soft_wrap=True, highlight=False)
+    say(f"images: {out / record['id'] / 'preview.png'}")
 
 
 def _show_scores(record: dict[str, Any], config: RunConfig, others: bool, console: Console) -> None:
@@ -154,10 +155,10 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     console.print(ledger_table([asdict(entry) for entry in container.storage().entries], container.budget.elements))
     for line in (container.describe(), idle_rate(config, container), lent_settings(config)):
         if line:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(line)
     told = f"images per class: {min(container.counts)}"
     if config.pruning is not None:
         within = build_container(config, real, within=True)
         told += f" condensed over budget, {min(within.counts)} left when pruned"
-    console.print(f"{told}; steps: {config.steps}")
-    console.print(f"run id: {config.run_id(real.spec.fingerprint)}", highlight=False)
+    say(f"{told}; steps: {config.steps}")
+    say(f"run id: {config.run_id(real.spec.fingerprint)}")

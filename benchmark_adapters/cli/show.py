@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmark_adapters.cli.options import Out
+from benchmark_adapters.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -72,4 +73,4 @@ def _print(console: Console, tables: Iterable[RenderableType], lines: Iterable[s
     for table in tables:
         console.print(table)
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)

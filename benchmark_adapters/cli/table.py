@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark_adapters.cli.output import Format, show_table
+from benchmark_adapters.cli.output import Format, say, show_table
 
 EPILOG = """
 **Examples**
@@ -25,7 +25,9 @@ def table(
     by_benchmark: Annotated[
         bool, typer.Option("--benchmarks", help="The scores that --benchmark gave, in fractions, side by side.")
     ] = False,
-    output: Annotated[Format, typer.Option("--format", help="How the table is printed.")] = Format.markdown,
+    output: Annotated[
+        Format, typer.Option("--format", case_sensitive=False, help="How the table is printed.")
+    ] = Format.markdown,
 ) -> None:
     """Print records as one table, repetitions put together, condensations and trials counted apart."""
     from rich.console import Console
@@ -38,7 +40,7 @@ def table(
     chosen = [path for path in records or [] if not path.is_dir() or (path / "record.json").is_file()]
     for path in set(records or []) - set(chosen):
         if (path / "config.yaml").is_file():
-            typer.echo(f"{path}: not finished, left out", err=True)
+            say(f"{path}: not finished, left out", err=True)
     found = read_records(chosen) if records else committed_records()
     check = code_check()
     older = {str(record.get("id")) for record in found if check(record)}

@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 
 def train_prior(
-    kind: Annotated[Kind, typer.Option(help="Adversarial, or as an auto-encoder.")] = Kind.gan,
+    kind: Annotated[Kind, typer.Option(case_sensitive=False, help="Adversarial, or as an auto-encoder.")] = Kind.gan,
     dataset: Dataset = None,
     assignments: Assignments = None,
     allow_weak_prior: WeakPrior = False,

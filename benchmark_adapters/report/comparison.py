@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from benchmark_adapters import escape
 from benchmark_adapters.evaluator import Protocol
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, Estimate, holm
@@ -147,7 +148,7 @@ def _with_column(
 
 def markdown(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [header, ["---"] * len(header), *table]
+    lines = [[*map(escape.markdown, header)], ["---"] * len(header), *([*map(escape.markdown, row)] for row in table)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -155,10 +156,10 @@ def as_csv(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     """Comma-separated values for programs: plain numbers, and the half width of an interval in a column of its own."""
     columns: list[list[str]] = []
     for name, *cells in zip(header, *table, strict=True):
-        split = [_plain(cell) for cell in cells]
-        columns.append([name, *(value for value, _ in split)])
+        split = [_plain(escape.plain(cell)) for cell in cells]
+        columns.append([escape.plain(name), *(value for value, _ in split)])
         if any(half for _, half in split):
-            columns.append([f"{name} +-", *(half for _, half in split)])
+            columns.append([f"{escape.plain(name)} +-", *(half for _, half in split)])
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(zip(*columns, strict=True))
     return file.getvalue().rstrip("\n")
@@ -166,7 +167,7 @@ def as_csv(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
 
 def latex(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     """A LaTeX tabular."""
-    lines = [" & ".join(map(_escaped, row)) + r" \\" for row in [header, *table]]
+    lines = [" & ".join(map(escape.latex, row)) + r" \\" for row in [header, *table]]
     columns = "l" * len(header)
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", lines[0], r"\hline", *lines[1:], r"\end{tabular}"])
 
@@ -246,9 +247,3 @@ def _plain(cell: str) -> tuple[str, str]:
         return cell.replace(",", ""), ""
     interval = re.fullmatch(r"([+-]?[\d.]+) \+- ([\d.]+)( \(trials\))?", cell)
     return (interval[1], interval[2]) if interval else (cell, "")
-
-
-def _escaped(text: str) -> str:
-    for plain, written in (("\\", r"\textbackslash "), ("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("+-", r"$\pm$")):
-        text = text.replace(plain, written)
-    return text

@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmark_adapters.escape import plot_text
 from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.report.summary import Group, grouped
 from dd_plugins.api import UsageError, write_atomically
@@ -67,11 +68,13 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
         if not group.learned and group.cell == cell:
             level = 100 * group.accuracy().mean
             axes.axhline(level, linestyle="--", color="grey")
-            axes.annotate(group.name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+            axes.annotate(
+                plot_text(group.name), (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8
+            )
     name, ipc, protocol, network = cell
     ahead = ", with the training of a prior" if any(point.ahead for point in every) else ""
     axes.set(xscale="log", xlabel=AXES[against] + ahead, ylabel="accuracy (%)")
-    axes.set_title(f"{name}, IPC {ipc}, {protocol}, {network}", fontsize=9)
+    axes.set_title(plot_text(f"{name}, IPC {ipc}, {protocol}, {network}"), fontsize=9)
     figure.legend(loc="outside right upper", fontsize=8)
     file = io.BytesIO()
     try:
@@ -96,7 +99,7 @@ def _draw(axes: Axes, name: str, found: Sequence[Point], colour: str, marker: st
     """One method: its points with their intervals, and what each would take if its prior were there."""
     places, means = [point.place for point in found], [100 * point.accuracy.mean for point in found]
     spread = [100 * (point.accuracy.half_width or 0) for point in found]
-    axes.errorbar(places, means, yerr=spread, marker=marker, color=colour, capsize=3, label=name)
+    axes.errorbar(places, means, yerr=spread, marker=marker, color=colour, capsize=3, label=plot_text(name))
     for point, mean in zip(found, means, strict=True):
         if point.ahead:
             axes.plot((point.place - point.ahead, point.place), (mean, mean), ":", marker="|", color=colour)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from benchmark_adapters.escape import plot_text
 from benchmark_adapters.report.statistics import Estimate
 from dd_plugins.api import DataSpec, write_atomically
 
@@ -46,8 +47,10 @@ def save_study(
         strip = make_grid(pixels, nrow=STRIP, padding=1, pad_value=1.0).permute(1, 2, 0)
         axes.imshow(strip.numpy(), interpolation="nearest")
         axes.set_title(
-            f"{title} {pruning['settings']['score']}, classes {labels[rows].tolist()}, "
-            f"{int((~kept[rows]).sum())} of {len(rows)} pruned",
+            plot_text(
+                f"{title} {pruning['settings']['score']}, classes {labels[rows].tolist()}, "
+                f"{int((~kept[rows]).sum())} of {len(rows)} pruned"
+            ),
             fontsize=8,
         )
         axes.axis("off")
@@ -74,6 +77,6 @@ def _curve(axes: Axes, candidates: Sequence[Mapping[str, Any]], settings: Mappin
 def _histogram(axes: Axes, score: Tensor, kept: Tensor, name: str) -> None:
     edges = torch.linspace(float(score.min()), float(score.max()), BINS + 1).tolist()
     axes.hist([score[kept].tolist(), score[~kept].tolist()], bins=edges, stacked=True, label=["kept", "pruned"])
-    axes.set(xlabel=name, ylabel="images")
+    axes.set(xlabel=plot_text(name), ylabel="images")
     axes.set_title("scores of the larger set", fontsize=9)
     axes.legend()

@@ -7,9 +7,10 @@ from itertools import zip_longest
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from benchmark_adapters.escape import rich_text
 from benchmark_adapters.report.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def score_table(record: Mapping[str, Any], score: Mapping[str, Any], ipc: int) -
     origin = f" ({data['origin']})" if data["origin"] else ""
     split = score.get("split", "test")
     table = Table(
-        title=escape(f"{data['name']}{origin}, IPC {ipc}, protocol {score['protocol']}, network {score['network']}"),
-        caption=f"accuracy on the {split} set in %, mean and 95 % t-interval over n trained networks",
+        title=_title(f"{data['name']}{origin}, IPC {ipc}, protocol {score['protocol']}, network {score['network']}"),
+        caption=_caption(f"accuracy on the {split} set in %, mean and 95 % t-interval over n trained networks"),
     )
     # On a narrow terminal long numbers are folded before a method loses its name.
     table.add_column("method", min_width=11)
@@ -37,7 +38,7 @@ def score_table(record: Mapping[str, Any], score: Mapping[str, Any], ipc: int) -
     same = [y for y in record["yardsticks"] if _group(y) == _group(score)]
     for row in [stored, *same]:
         table.add_row(
-            row["name"],
+            rich_text(row["name"]),
             f"{row['elements']:,}",
             f"{row['bytes']:,}",
             f"{storage['budget']:,}",
@@ -46,6 +47,16 @@ def score_table(record: Mapping[str, Any], score: Mapping[str, Any], ipc: int) -
             style=None if row is stored else "dim",
         )
     return table
+
+
+def _title(text: str) -> Text:
+    return rich_text(text, "table.title")
+
+
+def _caption(*lines: str) -> Text | None:
+    """The lines that are not empty; None without any."""
+    shown = [rich_text(line, "table.caption") for line in lines if line]
+    return Text("\n").join(shown) if shown else None
 
 
 def _group(score: Mapping[str, Any]) -> tuple[str, str]:
@@ -61,7 +72,9 @@ def ledger_table(entries: Sequence[Mapping[str, Any]], budget: int) -> Table:
         table.add_column(name, justify="right")
     for entry in entries:
         shape = " x ".join(map(str, entry["shape"]))
-        table.add_row(entry["name"], shape, entry["dtype"], f"{entry['elements']:,}", f"{entry['nbytes']:,}")
+        table.add_row(
+            rich_text(entry["name"]), shape, rich_text(entry["dtype"]), f"{entry['elements']:,}", f"{entry['nbytes']:,}"
+        )
     total, nbytes = (sum(entry[key] for entry in entries) for key in ("elements", "nbytes"))
     table.add_section()
     table.add_row("all", "", "", f"{total:,}", f"{nbytes:,}")
@@ -78,15 +91,15 @@ def profile_table(phase: Phase, versions: Mapping[str, str]) -> Table:
     """The parts of a phase beside the operators that take most time of their own."""
     times = f"{1000 * phase.seconds:.0f} ms per {phase.unit} ({1000 * phase.cpu_seconds:.0f} ms of processor time"
     table = Table(
-        title=escape(f"{phase.name}: {times}, {versions['threads']} threads)"),
-        caption=phase.notes,
+        title=_title(f"{phase.name}: {times}, {versions['threads']} threads)"),
+        caption=_caption(*phase.notes.splitlines()),
     )
     for name in (f"part of the {phase.unit}", "operator"):
         table.add_column(name)
         table.add_column("share", justify="right")
     for part, operator in zip_longest(phase.parts.items(), phase.operators.items(), fillvalue=("", None)):
         cells = [(name, "" if share is None else f"{100 * share:.0f} %") for name, share in (part, operator)]
-        table.add_row(*cells[0], *cells[1])
+        table.add_row(*map(rich_text, (*cells[0], *cells[1])))
     return table
 
 
@@ -112,7 +125,7 @@ def benchmarks_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def benchmarks_table(record: Mapping[str, Any]) -> Table:
     """The scores of all benchmarks, each under its own name."""
     table = Table(
-        title=escape(f"{record['name']}, benchmark by benchmark"),
+        title=_title(f"{record['name']}, benchmark by benchmark"),
         caption="mean and 95 % t-interval over trials; numbers of different benchmarks or protocols do not compare",
     )
     *about, score = BENCHMARKS_HEADER
@@ -120,7 +133,7 @@ def benchmarks_table(record: Mapping[str, Any]) -> Table:
         table.add_column(name, overflow="fold", no_wrap=name == "metric")
     table.add_column(score, justify="right", no_wrap=True)
     for row in benchmarks_rows(record):
-        table.add_row(*map(escape, row))
+        table.add_row(*map(rich_text, row))
     return table
 
 
@@ -144,11 +157,11 @@ def fitting_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: s
             room -= needed
     missing = [header[k] for k in used if k not in shown]
     told = f"no room for: {', '.join(missing)} (a wider terminal, or --format markdown)" if missing else ""
-    table = Table(title=escape(title), caption="\n".join(filter(None, [caption, told])) or None)
+    table = Table(title=_title(title), caption=_caption(caption, told))
     for k in sorted(shown):
-        table.add_column(header[k], justify="left" if k < 3 else "right", overflow="fold")
+        table.add_column(rich_text(header[k]), justify="left" if k < 3 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(row[k]) for k in sorted(shown)))
+        table.add_row(*(rich_text(row[k]) for k in sorted(shown)))
     return table
 
 

@@ -18,8 +18,10 @@ from dd_plugins.api import ConfigError, PluginConfig, parse_config
 from dd_plugins.api.faults import shortened
 from dd_plugins.api.reading import dump_yaml, parse_yaml, read_json, read_yaml
 from dd_plugins.datasets import split_spec
+from dd_plugins.names import quoted
 
 PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
+SECTIONS = (*PARTS, "pruning", "optimizer", "data", "protocol", "protocol.network", "protocol.train")
 PRUNING_KEYS = ("pruning", "pruning_trials", "over_budget")
 OVER_BUDGET = 0.10  # of a pruned run, as in HMN's paper
 QUICK = ("digits",)  # data sets whose default protocol is the short one
@@ -147,6 +149,7 @@ def resolve(
         given.update(flatten(dict([_parse_assignment(text)])))
     file_values, given = _canonical(file_values), _canonical(given)
     asked = {**file_values, **given}
+    _check_names(asked)
     cell = parse_config(_Cell, {k: asked[k] for k in ("dataset", "ipc") if k in asked}, "")
     method = choose_method(asked.get("method"), asked.get("parameterization.name"), asked.get("objective.name"))
     exchanged = exchanged_container(method, asked.get("parameterization.name"), cell.dataset, cell.ipc)
@@ -165,6 +168,13 @@ def resolve(
     return _complete(parse_config(RunConfig, nested, ""))
 
 
+def _check_names(asked: Mapping[str, Any]) -> None:
+    """Refuses what is no name where one is expected; an empty one would stand for the default."""
+    for key in ("method", "protocol.name", "dataset"):
+        if key in asked and not (isinstance(asked[key], str) and asked[key].strip()):
+            raise ConfigError(f"{key.removesuffix('.name')} = {quoted(asked[key])}: expected a name")
+
+
 class _Cell(PluginConfig):
     dataset: str = "digits"
     ipc: int = Field(1, ge=1)
@@ -172,6 +182,9 @@ class _Cell(PluginConfig):
 
 def _refuse_unknown(values: Mapping[str, Any], nested: Mapping[str, Any]) -> None:
     """Refuses keys whose section does not exist, with the sections that have such a setting."""
+    for section, dot, _ in (key.partition(".") for key in values):
+        if dot and section in RunConfig.model_fields and section not in SECTIONS:
+            raise ConfigError(f"{section} is a single value: write {section}=VALUE")
     unknown = [key for key in values if key.partition(".")[0] not in RunConfig.model_fields]
     if not unknown:
         return
@@ -299,10 +312,13 @@ def settings_of(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values as dotted keys; a part given by its name alone sets ``part.name``."""
+    """Nested values as dotted keys; a part given by its name alone sets ``part.name``.
+
+    An empty mapping is a section without settings where a section is expected, elsewhere a value.
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (value or f"{prefix}{key}" in SECTIONS):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[_flag_key(f"{prefix}{key}") if not prefix else f"{prefix}{key}"] = value

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmark_adapters.escape import plain
 from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.runner.condense import Condensation
 from benchmark_adapters.runner.config import RunConfig, flatten
@@ -315,6 +316,14 @@ class _LogFile(logging.FileHandler):
         raise
 
 
+class _LineFormatter(logging.Formatter):
+    """A message is one line, whatever names it holds; a stack trace follows on lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = plain(record.message)
+        return super().formatMessage(record)
+
+
 class _Said(logging.Handler):
     """Warnings are shown to whoever watches the run, besides standing in its log; errors end it and are shown then."""
 
@@ -330,7 +339,7 @@ class _Said(logging.Handler):
 @contextmanager
 def _logged_to(path: Path, reporter: Reporter) -> Iterator[None]:
     file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("dd_plugins", "benchmark_adapters")]
     shown = any(isinstance(handler, _Said) for handler in loggers[0].handlers)  # by the run that this one is a part of
     handlers = (file,) if shown else (file, _Said(reporter))

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from benchmark_adapters.escape import plain
+
 LINE_SECONDS = 60.0
 
 
@@ -29,7 +31,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(plain(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def job(self, name: str, total: int, done: int = 0) -> Iterator[Job]:
@@ -60,12 +62,12 @@ class Job:
     """One job of a `Reporter`."""
 
     def __init__(self, reporter: Reporter, name: str, total: int, done: int, bar: Progress | None) -> None:
-        self.reporter, self.name, self.total, self.bar = reporter, name, total, bar
+        self.reporter, self.name, self.total, self.bar = reporter, plain(name), total, bar
         self.told = time.perf_counter()
         # The clock starts behind the first step, which may do one-off work and would spoil the time left.
         self.first: tuple[int, float] | None = None
         self.last = done
-        self.task = bar.add_task(name, total=total, completed=done, note="") if bar else None
+        self.task = bar.add_task(self.name, total=total, completed=done, note="") if bar else None
 
     def update(self, done: int, note: str = "") -> None:
         """Says how many steps are done, with a note such as the loss."""
@@ -75,7 +77,7 @@ class Job:
         self.last = done
         first, begun = self.first
         step = (now - begun) / (done - first) if done > first else None
-        text = " ".join(part for part in (note, f"{_duration(step)}/step" if step else "") if part)
+        text = " ".join(part for part in (plain(note), f"{_duration(step)}/step" if step else "") if part)
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=done, total=self.total, note=text)
         elif now - self.told >= LINE_SECONDS:
@@ -91,10 +93,10 @@ class Job:
 
 def _columns() -> tuple[ProgressColumn, ...]:
     return (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

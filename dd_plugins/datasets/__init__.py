@@ -142,7 +142,7 @@ def _is_misspelt(head: str) -> bool:
 def _refuse_bare_path(spec: str) -> None:
     """A path without ``folder:`` or ``parquet:`` before it: the error suggests the one that fits what lies there."""
     head = spec.partition(":")[0]
-    if registry.is_installed("dataset", head):
+    if not spec or registry.is_installed("dataset", head):
         return
     path = Path(spec if "~" not in spec else os.path.expanduser(spec))
     if not (spec.startswith((".", "/", "~")) or path.exists()):
