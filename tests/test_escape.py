@@ -21,7 +21,7 @@ from benchmark_adapters.runner.progress import Reporter
 
 NASTY = (
     "a|b\n<b>c</b> [red]d[/red] :warning: \x1b[31me\x1b[0m $x_1^2$ "
-    "\\textbf{f} & g % #~ `h` *i* [j](k) \r\t\u202el\udcff"
+    "\\textbf{f} & g % #~ `h` *i* [j](k) \r\t\u202el"
 )
 
 
@@ -98,9 +98,8 @@ def test_matplotlib_draws_a_name_literally(text):
 
 
 def test_messages_and_logs_are_single_lines(capsys):
-    Reporter(Console(width=40)).say(NASTY)
-    out = capsys.readouterr().out
-    assert out == escape.plain(NASTY) + "\n"
+    Reporter(Console(width=40)).say(f"{NASTY}\udcff")
+    assert capsys.readouterr().out == escape.plain(NASTY) + "\\udcff\n"
     record = logging.LogRecord("x", logging.INFO, "f", 1, "%s", ("a\nERROR forged",), None)
     assert _LineFormatter("%(message)s").format(record) == r"a\nERROR forged"
 
