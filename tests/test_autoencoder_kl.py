@@ -38,7 +38,7 @@ def test_it_keeps_the_contract_and_equals_the_whole_decoder(folder):
     styles = prior.sample_styles(torch.arange(3), make_generator(0))
     with torch.no_grad():
         whole = prior.model.decode(styles[0]).sample
-    torch.testing.assert_close(prior(styles), ((whole + 1) / 2).clamp(0, 1))
+    torch.testing.assert_close(prior(styles), (whole + 1) / 2)
     images = torch.rand(3, 3, 16, 16, generator=make_generator(1))
     with torch.no_grad():
         latent = prior.model.encode(2 * images - 1).latent_dist.mean

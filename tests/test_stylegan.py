@@ -206,8 +206,16 @@ def test_every_stage_equals_naive_loops(pickled, tmp_path):
         for stage, name in enumerate(LAYERS):
             expected = naive_layer(held, name, expected, style)
             numpy.testing.assert_allclose(states[stage + 1][row], expected, rtol=1e-3, atol=1e-4)
-        pixels = ((0.25 * expected + 1) / 2).clip(0, 1)
+        pixels = (0.25 * expected + 1) / 2
         numpy.testing.assert_allclose(prior(styles)[row], pixels, rtol=1e-3, atol=1e-4)
+
+
+def test_pixels_outside_of_the_range_keep_their_value_and_gradient(pickled, tmp_path):
+    prior = convert_stylegan(pickled, tmp_path / "prior").generator
+    state = torch.tensor([-9.0, -4.0, 0.0, 4.0, 9.0], requires_grad=True)
+    pixels = prior.to_pixels(state)
+    assert pixels.tolist() == [-0.625, 0.0, 0.5, 1.0, 1.625]
+    assert torch.autograd.grad(pixels.sum(), state)[0].tolist() == [0.125] * 5
 
 
 def test_from_a_pickle_to_a_prior_and_nothing_runs(pickled, tmp_path):

@@ -7,6 +7,9 @@ Deviations:
     Built to the paper's intent; its released code keeps references where it means copies, so that no candidate is
     ever chosen, stops before the pixels, and stores nothing. Learning rates are relative to the scale of what is
     learned, for states change theirs from level to level. The distance that chooses is `ClassRelevantDistance`.
+    States are not changed between levels: the code clips them to +-10, which is 10 times the scale of a StyleGAN-XL's
+    states but not of other generators' (``clip=10`` does it in units of the scale), and replaces NaN, which stops a run
+    here. As in the code, decoded images are not clipped: a pixel outside of [0, 1] keeps its gradient.
 """
 
 from __future__ import annotations

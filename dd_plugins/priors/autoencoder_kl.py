@@ -91,10 +91,11 @@ class AutoencoderKLDecoder(LayeredGenerator):
         return made
 
     def to_pixels(self, state: Tensor) -> Tensor:
-        """Norm, activation and last convolution; cut off at 0 and 1."""
+        """Norm, activation and last convolution; from about -1 to 1 to pixel values."""
         decoder = self.model.decoder
         colours = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(state)))
-        return ((colours + 1) / 2).clamp(0, 1)
+        pixels: Tensor = (colours + 1) / 2
+        return pixels
 
     def _styles(self, latent: Tensor) -> Styles:
         return (latent, *[latent.new_zeros(len(latent), 0)] * (self.num_stages - 1))

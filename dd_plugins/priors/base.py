@@ -19,6 +19,7 @@ from dd_plugins.api import PluginContractError, RealData
 from dd_plugins.seeds import make_generator
 
 SCALE_SAMPLES = 64
+MOST_OUTSIDE = 0.25  # share of pixel values outside of [0, 1]; values from -1 to 1 have about twice as many
 PIXELS_AT_ONCE = 2**19  # without a graph
 Styles = tuple[Tensor, ...]  # one tensor a stage, float ``(N, d)``; d may be 0 where a stage takes none
 
@@ -58,7 +59,10 @@ class LayeredGenerator(nn.Module, ABC):
 
     @abstractmethod
     def to_pixels(self, state: Tensor) -> Tensor:
-        """Images from state K: float, ``(N, C, H, W)``, pixel values in [0, 1], not normalised."""
+        """Images from state K: float, ``(N, C, H, W)``, pixel values, not normalised and not clipped.
+
+        Values from 0 to 1 are colors; a few may lie outside, where they still have a gradient.
+        """
 
     def encode(self, images: Tensor, labels: Tensor) -> Styles | None:
         """Styles that come close to real images (float, ``(N, C, H, W)``, pixel values); None if it cannot."""
@@ -75,7 +79,7 @@ class LayeredGenerator(nn.Module, ABC):
 
     @final
     def decode_from(self, stage: int, state: Tensor, styles: Styles) -> Tensor:
-        """Images from a state: float, ``(N, C, H, W)``, pixel values in [0, 1].
+        """Images from a state: float, ``(N, C, H, W)``, pixel values.
 
         Args:
             stage: How many stages have made the state, 0 to K.
@@ -87,7 +91,7 @@ class LayeredGenerator(nn.Module, ABC):
         return self.to_pixels(state)
 
     def forward(self, styles: Styles) -> Tensor:
-        """Images from styles alone: float, ``(N, C, H, W)``, pixel values in [0, 1]."""
+        """Images from styles alone: float, ``(N, C, H, W)``, pixel values."""
         return self.decode_from(0, self.begin(styles), styles)
 
     @torch.no_grad()
@@ -210,7 +214,8 @@ def check_contract(prior: LayeredGenerator, seed: int = 0, count: int = 3, toler
         refuse("the global random generator was used")
     if tuple(images.shape) != (count, *prior.image_shape) or not images.is_floating_point():
         refuse(f"expected float images of shape {(count, *prior.image_shape)}, but got {tuple(images.shape)}")
-    if not bool(torch.isfinite(images).all()) or float(images.min()) < -1e-6 or float(images.max()) > 1 + 1e-6:
+    outside = float(((images < -1e-6) | (images > 1 + 1e-6)).double().mean())
+    if not bool(torch.isfinite(images).all()) or outside > MOST_OUTSIDE:
         refuse("expected pixel values from 0 to 1")
     if float((images - again).abs().max()) > 0:
         refuse("expected the same images from the same styles")

@@ -161,8 +161,8 @@ class StyleGan(LayeredGenerator):
         return _filter(maps, down)[:, :, :: layer.down, :: layer.down]
 
     def to_pixels(self, state: Tensor) -> Tensor:
-        """From about -1 to 1 to pixel values, cut off at 0 and 1."""
-        return ((state * self.config.output_scale + 1) / 2).clamp(0, 1)
+        """From about -1 to 1 to pixel values."""
+        return (state * self.config.output_scale + 1) / 2
 
     def _dense(self, name: str, config: DenseConfig, values: Tensor) -> Tensor:
         found = values @ (self.weight(f"{name}.weight") * config.weight_gain).T
