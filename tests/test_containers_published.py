@@ -181,6 +181,20 @@ def test_idc_mix_starts_from_shrunk_real_images(factor, ipc):
             torch.testing.assert_close(image, enlarge(shrunk, height, width).float(), **CLOSE)
 
 
+@pytest.mark.parametrize(("side", "sizes"), [(28, [10, 10, 8]), (9, [3, 3, 3]), (8, [3, 3, 2])])
+def test_idc_mix_fills_just_the_tiles_that_are_decoded(side, sizes):
+    values = (torch.arange(40) * 6).to(torch.uint8)  # every image of one brightness of its own
+    images, labels = values.view(-1, 1, 1, 1).expand(-1, 1, side, side), torch.arange(40) % 2
+    real = build_real_data("flat", RawData(images, labels, images[:4], labels[:4], ("a", "b")))
+    container = IDC(real.spec, StorageBudget.for_ipc(real.spec, 1), {"factor": 3})
+    container.reset(make_generator(0), real)
+    for stored in container.images.detach():
+        for line in (stored[0, 0], stored[0, :, 0]):
+            assert line.unique_consecutive(return_counts=True)[1].tolist() == sizes
+    full = real.spec.denormalize(container.decode(torch.tensor([0, 1, 3, 4])))  # tiles without padding have no seam
+    torch.testing.assert_close(full, full[:, :, :1, :1].expand_as(full))
+
+
 def test_idc_mix_uses_every_real_image_once():
     real = make_real(classes=3, shape=(2, 8, 8))  # 18 training images of each class
     container = IDC(real.spec, StorageBudget.for_ipc(real.spec, 4))

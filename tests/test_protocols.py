@@ -7,6 +7,8 @@ from benchmark_adapters.runner.compare import matrix
 from benchmark_adapters.runner.config import resolve
 from benchmark_adapters.runner.methods import choose_method, load_method, method_names
 from benchmark_adapters.runner.pipeline import lent_settings
+from dd_plugins.api import DataSpec
+from dd_plugins.training import build_augmentation
 
 
 @pytest.mark.parametrize("name", protocol_names())
@@ -34,6 +36,22 @@ def test_a_changed_protocol_tells_it_in_name_and_hash():
     assert unchanged.protocol == plain
     spelled = resolve({"protocol": "dsa"}, ["protocol.train.weight_decay=5e-4"]).protocol
     assert (spelled.name, spelled.hash) == ("dsa", plain.hash)  # YAML 1.1 reads 5e-4 as a string
+
+
+@pytest.mark.parametrize(
+    ("name", "slots"),
+    [
+        ("idc", (("color",), ("crop", "scale", "rotate"))),
+        ("idc-mnist", (("color",), ("crop", "scale", "rotate"))),
+        ("idc-svhn-ipc1", (("color",), ("crop", "scale", "rotate"), ("cutout",))),
+    ],
+)
+def test_idcs_evaluators_of_data_that_is_not_mirrored(name, slots):
+    protocol, data = load_protocol(name), DataSpec("mnist", 10, (1, 28, 28), (0.1,), (0.3,), mirror=False)
+    assert build_augmentation(protocol.train, data).slots == slots
+    assert protocol.train.cutmix == (0.5 if name == "idc" else 0)
+    same = {"cutmix": 0.5, "strategy": "auto"}
+    assert protocol.train.model_copy(update=same) == load_protocol("idc").train
 
 
 def test_default_protocol_depends_on_the_data_alone():

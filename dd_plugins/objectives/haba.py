@@ -6,6 +6,9 @@ Source:
 Deviations:
     Minibatches are not standardised by their own mean and deviation, neither here nor in the experts' training: with
     instance norm it makes next to no difference, and a shared evaluator must not look at a test batch as a whole.
+    The adversary takes its step before the container does, on the images of that step. In the code it takes it after
+    the container, on images that are decoded again; here nothing is decoded twice, and the adversary that the next
+    step meets has seen images that are one update older.
     With ``batch_syn`` set, each hallucinator goes through its own order of the bases; the code has one for all.
     Needs a container whose images come in groups, one for each hallucinator, in the same order of bases.
 """

@@ -7,6 +7,8 @@ Deviations:
     All classes are summed into one step of the images (the code steps class by class; shared memories would lean
     towards the last class). ``metric``, ``pool`` and ``train_every`` generalise the code's one network at a time; the
     code is metric=mse, pool=1, train_every=1, network_updates=32, max_updates=3200.
+    Images that train the networks are drawn with replacement, and those that are matched anew in every step; the code
+    goes through both in shuffled passes. No difference is expected: a training sees a fraction of a pass or a few.
 """
 
 from __future__ import annotations

@@ -4,7 +4,13 @@ Source:
     Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, arXiv 2205.14959,
     Section 4, and its released code.
 Deviations:
-    ``init=real`` takes random images of each class, the code the first ones of the data set.
+    ``init`` draws random images of each class, without replacement as long as the class has as many; the code takes the
+    first ones of the data set, which are not a random sample of data sets that are sorted.
+    Where the factor does not divide the side, ``init=mix`` fills just the tiles that are decoded: 10, 10 and 8 pixels
+    of 28 with factor 3. The code fills 10, 9 and 9 and decodes at 0, 10 and 20, so that tiles show parts of their
+    neighbors. At 224 pixels with factor 3 both are 75, 75 and 74.
+    The released evaluator has no CutMix for MNIST with several tiles in an image, and none for SVHN at IPC 1 with one
+    tile: the protocols ``idc-mnist`` and ``idc-svhn-ipc1``. Protocol ``idc`` is that of all other data sets.
     Images are kept within [0, 1] after every step; the code clamps every hundred steps and reports no difference.
 """
 
