@@ -1,7 +1,9 @@
 """Stored sets of runs without the data they were made from, and runs that were interrupted."""
 
 import json
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -465,3 +467,45 @@ def test_a_stored_set_does_not_decide_which_code_reads_its_data(place, capsys):
     assert "evil:Data" in error
     assert "--trust" in error
     assert command("export", "set.safetensors", "--to", "pt", "--root", "out") == 0  # reads no data
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "{",
+        "[]",
+        "3",
+        '{"data": 3}',
+        '{"data": {"name": "my"}}',
+        "[" * 5000,
+        '{"data": 1, "data": 2}',
+        "fingerprint",
+        "shape",
+        "nan",
+    ],
+)
+def test_damaged_notes_of_an_export_are_one_line(place, capsys, about):
+    root, folder = place
+    assert command("export", folder.path, "--to", "pt", "--root", "set") == 0
+    held = json.loads((root / "set/about.json").read_text())
+    changes = {"fingerprint": {"fingerprint": ""}, "shape": {"image_shape": [3, 8]}, "nan": {"mean": [None] * 3}}
+    if about in changes:
+        about = json.dumps({**held, "data": {**held["data"], **changes[about]}})
+    (root / "set/about.json").write_text(about)
+    words = ["import", "set", "--from", "pt", "--dataset", "folder:my", "--set", "data.size=8", "--out", "back"]
+    assert "set/about.json: " in refused(capsys, *words)
+    assert not (root / "back").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode there")
+def test_class_names_that_are_no_unicode_are_stored_and_exported(place):
+    root, _ = place
+    for split in ("train", "test"):
+        (root / "my" / split / "ant").rename(root / "my" / split / os.fsdecode(b"ant\xff"))
+    assert run(root / "others", FLAGS, SETTINGS)
+    (folder,) = (path.parent for path in (root / "others").glob("*/config.yaml"))
+    assert read_stored(RunFolder(folder).synthetic)[0].source.class_names == ("Bee", "ant?", "cup")
+    words = ["--to", "imagefolder", "--root", "set", "--dataset", "folder:my", "--set", "data.size=8"]
+    assert command("export", folder, *words) == 0
+    assert command("import", "set", "--from", "imagefolder", *words[4:], "--out", "back") == 0
+    assert sorted(path.name for path in (root / "set/train").iterdir()) == ["Bee", "ant_", "cup"]

@@ -43,9 +43,9 @@ def show(
     from rich.console import Console
 
     from benchmark_adapters.report import details
+    from benchmark_adapters.report.summary import read_records
     from benchmark_adapters.runner.find import find_run, read_record
     from benchmark_adapters.runner.records import code_check, how_far
-    from benchmark_adapters.runner.store import read_record_file
     from dd_plugins.api import read_stored
 
     console, path = Console(), Path(run)
@@ -57,7 +57,7 @@ def show(
         _print(console, details.stored_tables(tensors, header), details.stored_lines(header))
         return
     folder = None if path.is_file() else find_run(run, out)
-    record = (read_record_file(path) or {}) if folder is None else read_record(folder)
+    record = read_records([path])[0] if folder is None else read_record(folder)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return

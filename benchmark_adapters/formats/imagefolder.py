@@ -13,6 +13,7 @@ from benchmark_adapters.formats.base import Exported, Format, Imported, checked
 from benchmark_adapters.formats.pt import ABOUT, same_spec, test_images, write_about
 from benchmark_adapters.report.pictures import picture
 from dd_plugins.api import RealData, SyntheticFileError, read_tensors, staged, write_tensors
+from dd_plugins.api.reading import read_json
 from dd_plugins.datasets import pixel_values
 from dd_plugins.errors import DataError
 
@@ -90,10 +91,10 @@ def _check_classes(file: Path, real: RealData) -> None:
     """
     if not file.exists():
         return
-    try:
-        names = [str(entry["name"]) for entry in json.loads(file.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise DataError(f"{file}: damaged ({type(error).__name__}: {error})") from None
+    found = read_json(file, DataError)
+    if not isinstance(found, list) or not all(isinstance(entry, dict) and "name" in entry for entry in found):
+        raise DataError(f"{file}: damaged: expected a list of classes, each with its name")
+    names = [str(entry["name"]) for entry in found]
     if len(names) != real.spec.num_classes:
         raise DataError(f"{file}: {len(names)} classes, but {real.spec.name} has {real.spec.num_classes}")
     if sorted(names) == sorted(real.class_names) and names != list(real.class_names):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark_adapters.formats.base import Exported, Format, Imported, checked, load_tensors
-from dd_plugins.api import DataError, DataSpec, RealData, staged
-from dd_plugins.api.reading import read_json, validated
+from dd_plugins.api import DataError, RealData, staged
+from dd_plugins.api.reading import read_json
+from dd_plugins.api.stored import spec_from
 
 NAME = "set.pt"
 ABOUT = "about.json"
@@ -78,36 +78,12 @@ def read_about(folder: Path, name: str = ABOUT) -> dict[str, Any]:
     if not file.exists():
         return {}
     found = read_json(file, DataError, "; it is damaged")
-    validated(_About, found, f"{file}: damaged", DataError)
-    try:
-        DataSpec.from_dict(found["data"])
-    except DataError as error:  # of the values together
-        raise DataError(f"{file}: damaged ({error})") from None
-    return dict(found)
-
-
-class _Data(BaseModel):
-    """The spec of the data set that a set was made from."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-    name: str
-    fingerprint: str
-    origin: str
-    num_classes: int
-    image_shape: list[int] = Field(min_length=3, max_length=3)
-    mean: list[float] = Field(min_length=1)
-    std: list[float] = Field(min_length=1)
-    mirror: bool = True
-
-
-class _About(BaseModel):
-    """What is read of the JSON file next to a set."""
-
-    model_config = ConfigDict(strict=True)
-
-    data: _Data
-    name: str = ""
+    if not isinstance(found, dict) or "data" not in found:
+        raise DataError(f"{file}: damaged: it does not say which data the set was made from")
+    data = spec_from(found["data"], f"{file}: damaged: data", DataError)
+    if not data.fingerprint:
+        raise DataError(f"{file}: damaged: no fingerprint")
+    return {**found, "data": data.to_dict()}
 
 
 def same_spec(folder: Path, real: RealData) -> None:

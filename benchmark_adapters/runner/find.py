@@ -19,6 +19,8 @@ def find_run(name: str, out: Path) -> RunFolder:
     """
     if Path(name).is_file() and Path(name).suffix == ".json":
         raise UsageError(f"{name}: a record holds no images; dd-bench run --config {name} makes its set again")
+    if Path(name).suffix in (".json", ".safetensors") and not Path(name).exists():
+        raise UsageError(f"{name}: no such file")
     for path in (Path(name), out / name):
         if (path / "config.yaml").is_file():
             return RunFolder(path)

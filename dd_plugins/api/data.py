@@ -15,6 +15,8 @@ from torch import Generator, Tensor
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.errors import DataError
 
+MAX_NAME, MAX_TEXT = 200, 4096  # characters of a class name, and of any other text that is stored with a set
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -98,15 +100,26 @@ class DataSource:
         dataset: As for `load_dataset`: a name, ``folder:PATH``; a path is kept as it was written.
         settings: Settings of the data set, such as ``{"size": 32}``.
         class_names: One name a class, in the order of the labels; empty if nobody knows them.
+
+    Texts are kept as files can hold them: cut to a length, and without NUL or what is no Unicode.
     """
 
     dataset: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        names = tuple(_plain(name, MAX_NAME) for name in self.class_names)
+        object.__setattr__(self, "class_names", names)
+        object.__setattr__(self, "dataset", _plain(self.dataset, MAX_TEXT))
+
     def names(self, num_classes: int) -> tuple[str, ...]:
         """One name a class; their numbers, as text, where the names are not known."""
         return self.class_names or tuple(map(str, range(num_classes)))
+
+
+def _plain(text: str, longest: int) -> str:
+    return text[:longest].replace("\0", "?").encode("utf-8", "replace").decode("utf-8")
 
 
 @dataclass(frozen=True)

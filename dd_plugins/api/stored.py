@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from dd_plugins.api.data import DataSource, DataSpec
+from dd_plugins.api.data import MAX_NAME, MAX_TEXT, DataSource, DataSpec
 from dd_plugins.api.files import read_tensors, write_tensors
 from dd_plugins.api.reading import parse_json, validated
 from dd_plugins.api.storage import StorageBudget
-from dd_plugins.errors import DataError, SyntheticFileError, UsageError
+from dd_plugins.errors import DataError, DDPluginsError, SyntheticFileError, UsageError
 
 FORMAT = 1
 KEY = "dd_plugins"
 MAX_CONFIG_BYTES = 4096  # a configuration is no place to store images
-MAX_NAME, MAX_TEXT = 200, 4096  # characters of a class name, and of any other text in a header
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,24 @@ class _Header(_Part):
         )
 
 
+def spec_from(values: Any, where: str | Path, error: type[DDPluginsError]) -> DataSpec:
+    """The spec of a data set from untrusted values.
+
+    Args:
+        values: As `DataSpec.to_dict` gives them, read from a file.
+        where: The file, for messages.
+        error: Class of the error.
+
+    Raises:
+        DDPluginsError: The class given, if the values are not those of a data set.
+    """
+    found = validated(_Spec, values, where, error)
+    try:
+        return DataSpec.from_dict(found.model_dump())
+    except DataError as fault:  # of the values together
+        raise error(f"{where}: {fault}") from None
+
+
 def write_stored(path: Path, tensors: Mapping[str, Tensor], header: StoredHeader) -> None:
     """Writes a synthetic set.
 
@@ -112,15 +129,7 @@ def write_stored(path: Path, tensors: Mapping[str, Tensor], header: StoredHeader
         nbytes = len(json.dumps(dict(settings), sort_keys=True).encode())
         if nbytes > MAX_CONFIG_BYTES:
             raise UsageError(f"{who}: its configuration takes {nbytes} bytes, more than {MAX_CONFIG_BYTES}")
-    names = tuple(_text(name, MAX_NAME) for name in header.source.class_names)
-    source = replace(header.source, dataset=_text(header.source.dataset, MAX_TEXT), class_names=names)
-    header = replace(header, source=source)
     write_tensors(path, tensors, {KEY: json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)})
-
-
-def _text(text: str, longest: int) -> str:
-    """A text as it is stored: cut to a length, and without what `parse_json` refuses."""
-    return text[:longest].replace("\0", "?").encode("utf-8", "replace").decode("utf-8")
 
 
 def read_stored(path: Path) -> tuple[StoredHeader, dict[str, Tensor]]:
