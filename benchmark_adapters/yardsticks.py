@@ -8,21 +8,24 @@ from dd_plugins import registry
 from dd_plugins.api import RealData, Split, StorageBudget, StorageLedger, SyntheticSet
 from dd_plugins.seeds import make_generator, seed_for
 
+RANDOM = "random real"
 LARGE = 10_000  # training images from which on the whole set is scored on demand only
 
 
 def random_subset(real: RealData, per_class: int, seed: int, device: torch.device) -> SyntheticSet:
-    """Random training images, as many of each class.
+    """Random training images, as many of each class, each at most once.
 
     Args:
         real: The data set.
-        per_class: How many of each class.
+        per_class: How many of each class; a class with fewer gives all of them.
         seed: Which subset.
         device: Where its images go.
     """
-    subset = registry.load("parameterization", "pixel")(real.spec, StorageBudget.for_ipc(real.spec, per_class))
+    counts = [min(per_class, size) for size in real.train.class_sizes()]
+    budget = StorageBudget.for_ipc(real.spec, per_class)
+    subset = registry.load("parameterization", "pixel")(real.spec, budget, counts=counts)
     subset.to(device).reset(make_generator(seed_for("random subset", seed)), real)
-    return SyntheticSet("random real", real.spec, subset.decode(), subset.labels, subset.storage())
+    return SyntheticSet(RANDOM, real.spec, subset.decode(), subset.labels, subset.storage())
 
 
 def whole_set(real: RealData, name: str, split: str) -> SyntheticSet:

@@ -6,7 +6,7 @@ from benchmark_adapters.evaluator import load_protocol, protocol_names, protocol
 from benchmark_adapters.runner.compare import matrix
 from benchmark_adapters.runner.config import resolve
 from benchmark_adapters.runner.methods import choose_method, load_method, method_names
-from benchmark_adapters.runner.pipeline import lent_settings
+from benchmark_adapters.runner.notes import lent_settings
 from dd_plugins.api import DataSpec
 from dd_plugins.training import build_augmentation
 

@@ -146,6 +146,8 @@ def _show_plans(plans: Sequence[Planned], output: Format, console: Console) -> N
     from benchmark_adapters.report.tables import plan_table
 
     show_table(*plan_table(plans), output, console, "what would run, with the first seed")
+    for line in dict.fromkeys(line for planned in plans for line in planned.warnings):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if any(planned.why for planned in plans):
         raise typer.Exit(1)
 

@@ -146,14 +146,16 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     from dataclasses import asdict
 
     from benchmark_adapters.report.tables import ledger_table
+    from benchmark_adapters.runner.notes import data_warnings, idle_rate, lent_settings
     from benchmark_adapters.runner.parts import build_container, load_real
-    from benchmark_adapters.runner.pipeline import check_plan, idle_rate, lent_settings
+    from benchmark_adapters.runner.pipeline import check_plan
 
     real = load_real(config, options)
     container = check_plan(config, real)
     console.print(config.to_yaml(), highlight=False, markup=False)
     console.print(ledger_table([asdict(entry) for entry in container.storage().entries], container.budget.elements))
-    for line in (container.describe(), idle_rate(config, container), lent_settings(config)):
+    notes = (container.describe(), idle_rate(config, container), lent_settings(config))
+    for line in (*notes, *data_warnings(config, real, container.counts)):
         if line:
             say(line)
     told = f"images per class: {min(container.counts)}"

@@ -41,6 +41,7 @@ def yardsticks(
 
     from benchmark_adapters.report.statistics import Estimate
     from benchmark_adapters.runner.config import resolve
+    from benchmark_adapters.runner.notes import check_subset, data_warnings
     from benchmark_adapters.runner.parts import Options, load_real
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.scoring import yardsticks as score_yardsticks
@@ -51,8 +52,10 @@ def yardsticks(
     options = Options(out, choose_device(device), data_root, full_data)
     console = Console()
     reporter = Reporter(console)
-    for score in score_yardsticks(
-        resolved, load_real(resolved, options), out, options.device, reporter, options.full_data
-    ):
+    real = load_real(resolved, options)
+    check_subset(real, resolved.ipc)
+    for line in data_warnings(resolved, real):
+        reporter.say(line)
+    for score in score_yardsticks(resolved, real, out, options.device, reporter, options.full_data):
         accuracy = Estimate.of(score["trials"]).percent()
         reporter.say(f"{score['name']}, protocol {score['protocol']}, {score['elements']:,} elements: {accuracy} %")

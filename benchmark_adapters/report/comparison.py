@@ -15,6 +15,7 @@ from benchmark_adapters.evaluator import Protocol
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, Estimate, holm
 from benchmark_adapters.report.summary import PRIOR, told_prior
+from benchmark_adapters.runner.config import known_name
 from dd_plugins.training import Plan
 
 RANDOM = "random real"
@@ -181,7 +182,7 @@ def _row(entry: Entry, protocol: Protocol, difference: Difference | None, p: flo
     own = entry.name != RANDOM
     plan = Plan.of(protocol.train, sum(counts), config["ipc"] * len(counts))
     first = next(iter(entry.trials.values()))
-    source = published(entry.name, record["data"]["name"], config["ipc"])
+    source = published(entry.name, known_name(config["dataset"], config.get("data", {})), config["ipc"])
     return (
         entry.name,
         config["parameterization"]["name"] if own else "pixel",

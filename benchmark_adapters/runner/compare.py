@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmark_adapters.runner.config import RunConfig, resolve
 from benchmark_adapters.runner.methods import canonical_method
+from benchmark_adapters.runner.notes import data_warnings
 from benchmark_adapters.runner.parts import Options, load_real
 from benchmark_adapters.runner.pipeline import check_plan, run
 from benchmark_adapters.runner.progress import Reporter
@@ -59,6 +60,7 @@ class Planned:
         done: Whether that run is finished.
         container: Within the budget, not initialised; None if the run cannot be made.
         why: Why it cannot be made, in one line; else empty.
+        warnings: About the use of the data set, one line each.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Planned:
     done: bool = False
     container: Parameterization | None = None
     why: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def plan(taking_part: Sequence[Contender], shared: Mapping[str, Any], options: Options) -> list[Planned]:
@@ -87,7 +90,8 @@ def plan(taking_part: Sequence[Contender], shared: Mapping[str, Any], options: O
             made.append(replace(planned, why=str(error)))
             continue
         done = (read_record_file(options.out / run_id / "record.json") or {}).get("status") == "done"
-        made.append(replace(planned, container=container, done=done))
+        warnings = tuple(data_warnings(config, real, container.counts))
+        made.append(replace(planned, container=container, done=done, warnings=warnings))
     return made
 
 

@@ -69,6 +69,11 @@ class RunConfig(PluginConfig):
     protocol: Protocol
 
     @property
+    def known_as(self) -> str:
+        """The data set whose settings of methods and published results apply."""
+        return known_name(self.dataset, self.data)
+
+    @property
     def unpruned(self) -> RunConfig:
         """The condensation that a pruned run begins with; runs that differ in the pruning alone share it."""
         return self.model_copy(update={"pruning": None, "pruning_trials": 3})
@@ -152,8 +157,9 @@ def resolve(
     _check_names(asked)
     cell = parse_config(_Cell, {k: asked[k] for k in ("dataset", "ipc") if k in asked}, "")
     method = choose_method(asked.get("method"), asked.get("parameterization.name"), asked.get("objective.name"))
-    exchanged = exchanged_container(method, asked.get("parameterization.name"), cell.dataset, cell.ipc)
-    layers = [{"network.name": "convnet"}, method.values(cell.dataset, cell.ipc), exchanged, file_values, given]
+    known = known_name(cell.dataset, {"as": asked.get("data.as")})
+    exchanged = exchanged_container(method, asked.get("parameterization.name"), known, cell.ipc)
+    layers = [{"network.name": "convnet"}, method.values(known, cell.ipc), exchanged, file_values, given]
     values: dict[str, Any] = {}
     for layer in layers:
         _overlay(values, layer)
@@ -161,7 +167,7 @@ def resolve(
         values.setdefault("over_budget", OVER_BUDGET)
     elif "pruning.name" in values:  # --set pruning=null: a pruned run's configuration without its pruning
         values = {key: value for key, value in values.items() if key.partition(".")[0] not in PRUNING_KEYS}
-    protocol = values.pop("protocol.name", None) or ("quick" if cell.dataset in QUICK else "dsa")
+    protocol = values.pop("protocol.name", None) or ("quick" if known in QUICK else "dsa")
     values["protocol"] = _protocol(str(protocol), values)
     nested = _nest({**values, "method": method.name})
     _refuse_unknown(values, nested)
@@ -173,6 +179,11 @@ def _check_names(asked: Mapping[str, Any]) -> None:
     for key in ("method", "protocol.name", "dataset"):
         if key in asked and not (isinstance(asked[key], str) and asked[key].strip()):
             raise ConfigError(f"{key.removesuffix('.name')} = {quoted(asked[key])}: expected a name")
+
+
+def known_name(dataset: str, data: Mapping[str, Any]) -> str:
+    """The name by which settings of methods and published results are looked up: ``data.as``, else the data set's."""
+    return str(data.get("as") or dataset)
 
 
 class _Cell(PluginConfig):
@@ -246,9 +257,10 @@ def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, kind in NAMES.items():
         if isinstance(name := found.get(key), str):
             found[key] = registry.canonical(kind, name)
-    if isinstance(spec := found.get("dataset"), str):
-        head, _ = split_spec(spec)
-        found["dataset"] = registry.canonical("dataset", head) + spec[len(head) :]
+    for key in ("dataset", "data.as"):
+        if isinstance(spec := found.get(key), str):
+            head, _ = split_spec(spec)
+            found[key] = registry.canonical("dataset", head) + spec[len(head) :]
     return found
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmark_adapters.runner.config import RunConfig, plugin_identity, resolve
 from benchmark_adapters.runner.find import find_run, read_record
+from benchmark_adapters.runner.notes import data_warnings
 from benchmark_adapters.runner.parts import Options, data_source, load_real, same_data
 from benchmark_adapters.runner.pipeline import reload
 from benchmark_adapters.runner.progress import Reporter
@@ -83,6 +84,8 @@ def prune_stored(
     with folder.locked():
         write_atomically(folder.path / "config.yaml", source.config.to_yaml().encode())
         reporter.say(f"run {run_id} in {folder.path}")
+        for line in data_warnings(source.config, real):
+            reporter.say_once(line)
         if not {"prune", "condense"} <= set(folder.stages()) or not folder.synthetic.exists():
             folder.forget_scores()
             _prune(source, real, keep, folder, options, reporter)

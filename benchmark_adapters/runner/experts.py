@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from benchmark_adapters.runner.config import RunConfig
+from benchmark_adapters.runner.notes import general_settings
 from benchmark_adapters.runner.parts import Options, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
 from dd_plugins import registry
@@ -32,6 +33,8 @@ def train_experts(
     if not isinstance(settings, TrajectoryMatchingConfig):
         raise UsageError(f"objective {config.objective.name} needs no expert trajectories")
     real = load_real(config, options)
+    if warning := general_settings(config, real):
+        reporter.say(warning)
     recipe = settings.recipe(config.network.model_dump(mode="json"))
     store = ExpertStore(options.out / FOLDER, real, recipe, network_factory(config, real, options.device))
     wanted = num or settings.experts

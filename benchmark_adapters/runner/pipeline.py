@@ -16,8 +16,8 @@ import torch
 from benchmark_adapters.escape import plain
 from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.runner.condense import Condensation
-from benchmark_adapters.runner.config import RunConfig, flatten
-from benchmark_adapters.runner.methods import load_method
+from benchmark_adapters.runner.config import RunConfig
+from benchmark_adapters.runner.notes import data_warnings, idle_rate, lent_settings
 from benchmark_adapters.runner.parts import Options, build_container, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.prune import check_pruning, prune
@@ -49,26 +49,6 @@ logger = logging.getLogger(__name__)
 CONDENSE_BATCH = 256  # images in a usual batch of a condensation
 
 
-def idle_rate(config: RunConfig, container: Parameterization) -> str:
-    """What to say of a learning rate that was asked for and that no tensor takes; empty if there is none."""
-    rate, default = config.optimizer.lr, type(config.optimizer)().lr
-    if rate == default or not all("lr" in group for group in container.parameter_groups()):
-        return ""
-    name = config.parameterization.name
-    return f"optimizer.lr = {rate} has no effect: {name} sets the rates of its tensors (parameterization.*lr)"
-
-
-def lent_settings(config: RunConfig) -> str:
-    """What to say where a method has settings for other IPCs only; empty if it has some for this one, or needs none."""
-    found, method = flatten(config.model_dump(mode="json")), load_method(config.method)
-    nearest, lent = method.borrowed(config.dataset, config.ipc)
-    values = method.values(config.dataset, config.ipc)
-    taken = [f"{key}={values[key]}" for key in lent if found.get(key) == values[key]]
-    if not taken:
-        return ""
-    return f"{method.name} has no settings for IPC {config.ipc}; those of IPC {nearest} are taken: {', '.join(taken)}"
-
-
 def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, Any]:
     """Makes or continues a run; a finished one is only read.
 
@@ -76,7 +56,7 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
         The record.
     """
     real = load_real(config, options)
-    check_plan(config, real)
+    container = check_plan(config, real)
     run_id = config.run_id(real.spec.fingerprint)
     folder = RunFolder(options.out / run_id)
     with folder.locked(), _logged_to(folder.path / "log.txt", reporter):
@@ -84,6 +64,8 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
         reporter.say(f"run {run_id} in {folder.path}")
         for line in (*real.notes, *real.skipped):  # shown when the data was loaded
             logger.info("%s: %s", config.dataset, line)
+        for line in data_warnings(config, real, container.counts):
+            logger.warning(line)
         try:
             done = {"condense"} | ({"prune"} if config.pruning else set())
             if not done <= set(folder.stages()) or not folder.synthetic.exists():
@@ -333,7 +315,7 @@ class _Said(logging.Handler):
         self.reporter = reporter
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.reporter.say(record.getMessage())
+        self.reporter.say_once(record.getMessage())
 
 
 @contextmanager

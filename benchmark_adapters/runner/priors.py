@@ -6,6 +6,7 @@ import json
 import shlex
 
 from benchmark_adapters.runner.config import RunConfig, flatten, resolve
+from benchmark_adapters.runner.notes import general_settings
 from benchmark_adapters.runner.parts import Options, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.system import interruptible_jobs
@@ -29,6 +30,8 @@ def train_prior(config: RunConfig, options: Options, reporter: Reporter) -> list
     cls = registry.load("parameterization", config.parameterization.name)
     recipe: PriorRecipe = parse_config(cls.Config, config.parameterization.settings, "parameterization").recipe
     real = load_real(config, options)
+    if warning := general_settings(config, real):
+        reporter.say(warning)
     with interruptible_jobs(reporter) as job:
         judges = (config.network.model_dump(mode="json"), network_factory(config, real, options.device))
         found = find_prior(options.out, real, recipe, *judges, job)
@@ -50,11 +53,12 @@ def train_prior(config: RunConfig, options: Options, reporter: Reporter) -> list
 
 def _flags(config: RunConfig, options: Options, weak: bool) -> str:
     """What a run of the same data set, network and recipe is called with."""
+    named = {"dataset": config.dataset, "data.as": config.data.get("as")}
     own, usual = (
-        flatten(each.model_dump(mode="json"))
-        for each in (config, resolve({"method": config.method, "dataset": config.dataset}))
+        flatten(each.model_dump(mode="json")) for each in (config, resolve({"method": config.method, **named}))
     )
     words = ["--method", config.method, "--dataset", config.dataset]
+    words += ["--set", f"data.as={config.data['as']}"] if config.data.get("as") else []
     for key, value in own.items():
         if key.partition(".")[0] in ("data", "network", "parameterization") and value != usual.get(key):
             words += ["--set", f"{key}={json.dumps(value)}"]

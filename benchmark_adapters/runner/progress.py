@@ -28,10 +28,17 @@ class Reporter:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bar: Progress | None = None
+        self._said: set[str] = set()
 
     def say(self, text: str) -> None:
         """One line."""
         self.console.print(plain(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def say_once(self, text: str) -> None:
+        """One line, unless it has been shown before: a warning that concerns many runs."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     @contextmanager
     def job(self, name: str, total: int, done: int = 0) -> Iterator[Job]:

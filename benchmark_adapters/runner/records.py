@@ -25,7 +25,23 @@ PACKAGES = ("dd-plugins", "torch")  # whose versions decide a result
 def make_record(config: RunConfig, data: DataSpec, run_id: str, folder: RunFolder) -> dict[str, Any]:
     """The record so far, or a new one."""
     known = read_record_file(folder.record, RunRecord)
-    return new_record(config, data, run_id, folder) if known is None else known
+    if known is None:
+        return new_record(config, data, run_id, folder)
+    rename_data(known, config, data)
+    return known
+
+
+def rename_data(record: dict[str, Any], config: RunConfig, data: DataSpec) -> bool:
+    """Gives a record the names of the data set that this call uses: equal content may have been read elsewhere.
+
+    Returns:
+        Whether the record has changed.
+    """
+    before = record["data"], record.get("config")
+    record["data"] = data.to_dict()
+    if "config" in record:
+        record["config"] = {**record["config"], "dataset": config.dataset, "data": config.data}
+    return before != (record["data"], record.get("config"))
 
 
 def new_record(config: RunConfig, data: DataSpec, run_id: str, folder: RunFolder) -> dict[str, Any]:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark_adapters.runner.config import RunConfig, flatten, resolve, settings_of
+from benchmark_adapters.runner.notes import few_images
 from benchmark_adapters.runner.parts import Options, network_factory
 from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runner.records import rename_data
 from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.sets import Loaded, load_set
 from benchmark_adapters.runner.store import read_record_file, write_json
 from dd_plugins import registry
-from dd_plugins.api import UsageError
+from dd_plugins.api import DataSource, UsageError
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
 
 
@@ -45,13 +47,16 @@ def rescore(
     assignments, settings = split_data(assignments)
     loaded = load_set(stored, dataset, options, settings)
     synthetic, real, record, folder = loaded.synthetic, loaded.real, loaded.record, loaded.folder
-    spec, ipc, made_under = loaded.source.dataset, loaded.ipc, scored_as or loaded.made_under
+    source, ipc, made_under = loaded.source, loaded.ipc, scored_as or loaded.made_under
+    if warning := few_images(real, ipc):
+        reporter.say_once(warning)
     wanted = []
     with folder.locked():
         record = read_record_file(folder.record) or record  # what others added in the meantime
         for network in networks:
-            config = _config(spec, ipc, protocol, network, assignments, made_under)
+            config = _config(source, ipc, protocol, network, assignments, made_under)
             config = config.model_copy(update={"seed": record.get("config", {}).get("seed", 0)})
+            rename_data(record, config, real.spec)
             record = score_set(synthetic, config.protocol, ipc, record, folder, real, options.device, reporter)
             found = yardsticks(config, real, options.out, options.device, reporter, options.full_data)
             record = {**record, "yardsticks": merged(record["yardsticks"], found)}
@@ -78,11 +83,11 @@ def split_data(assignments: Sequence[str], sections: Sequence[str] = ("protocol"
 
 def how_to_score(loaded: Loaded, protocol: str | None, network: str | None, assignments: Sequence[str]) -> RunConfig:
     """A configuration whose protocol is that asked for, else the one that the set's run was scored under."""
-    return _config(loaded.source.dataset, loaded.ipc, protocol, network, assignments, loaded.made_under)
+    return _config(loaded.source, loaded.ipc, protocol, network, assignments, loaded.made_under)
 
 
 def _config(
-    spec: str,
+    source: DataSource,
     ipc: int,
     protocol: str | None,
     network: str | None,
@@ -91,7 +96,8 @@ def _config(
 ) -> RunConfig:
     """How to score: as asked, else as the run was scored (on another network with that network's own settings)."""
     network = network and registry.canonical("network", network)
-    flags = {"dataset": spec, "ipc": ipc, "protocol": protocol, "parameterization": "pixel"}
+    data = {f"data.{key}": value for key, value in source.settings.items()}
+    flags = {"dataset": source.dataset, **data, "ipc": ipc, "protocol": protocol, "parameterization": "pixel"}
     if protocol is None and made_under is not None:
         if network not in (None, made_under["network"]["name"]):
             made_under = {**made_under, "network": {}}

@@ -14,9 +14,10 @@ from benchmark_adapters.base import Cell, ScoreContext
 from benchmark_adapters.evaluator import NAME, Protocol, evaluate
 from benchmark_adapters.runner.config import RunConfig
 from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runner.records import rename_data
 from benchmark_adapters.runner.store import RunFolder, read_record_file, write_json
 from benchmark_adapters.runner.system import versions
-from benchmark_adapters.yardsticks import LARGE, random_subset, whole_set
+from benchmark_adapters.yardsticks import LARGE, RANDOM, random_subset, whole_set
 from dd_plugins.api import RealData, SyntheticSet
 
 
@@ -84,12 +85,16 @@ def _yardstick(
 ) -> dict[str, Any]:
     protocol = config.protocol
     identity = [chosen.name, real.spec.fingerprint, config.ipc, protocol.hash, extra]
+    if chosen.name == RANDOM and len(chosen.targets) < config.ipc * real.spec.num_classes:  # once, images repeated
+        identity.append(len(chosen.targets))
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     folder = RunFolder(out / "yardsticks" / digest)
     # Another run may be scoring the same yardstick: then its score is worth waiting for.
     with folder.locked(f"the reference score of {chosen.name}"):
         known = read_record_file(folder.record)
         if known is not None and known["yardsticks"] and len(known["yardsticks"][0]["trials"]) >= protocol.trials:
+            if rename_data(known, config, real.spec):
+                write_json(folder.record, known)
             return dict(known["yardsticks"][0])
         return _score_yardstick(chosen, extra, config, real, folder, device, reporter)
 
@@ -113,7 +118,8 @@ def _score_yardstick(
         "images_per_class": torch.bincount(chosen.targets, minlength=real.spec.num_classes).tolist(),
         **extra,
     }
-    made = {"dataset": config.dataset, "ipc": config.ipc, "protocol": protocol.model_dump(mode="json")}
+    made = {"dataset": config.dataset, "data": config.data, "ipc": config.ipc}
+    made["protocol"] = protocol.model_dump(mode="json")
     record = {
         "id": folder.path.name,
         "name": chosen.name,

@@ -15,7 +15,7 @@ from benchmark_adapters.runner.find import find_run, read_record
 from benchmark_adapters.runner.parts import Options, same_data
 from benchmark_adapters.runner.store import RunFolder, load_stored
 from dd_plugins.api import DataSource, Parameterization, RealData, StorageBudget, SyntheticSet, UsageError, read_stored
-from dd_plugins.datasets import load_dataset, split_spec
+from dd_plugins.datasets import COMMON_SETTINGS, load_dataset, split_spec
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ def with_data(
 def chosen_source(known: DataSource, dataset: str | None, settings: Mapping[str, Any]) -> DataSource:
     """The data set to load: what the user names wins over what the set knows.
 
-    The set's settings hold for a data set of the same kind in another place too; of those for another kind, only
-    whitening does, which all kinds have.
+    The set's settings hold for a data set of the same kind in another place too; of those for another kind, only the
+    settings that all kinds have.
     """
     same_kind = dataset is None or split_spec(dataset)[0] == split_spec(known.dataset)[0]
-    kept = {key: value for key, value in known.settings.items() if same_kind or key == "zca"}
+    kept = {key: value for key, value in known.settings.items() if same_kind or key in COMMON_SETTINGS}
     return DataSource(dataset or known.dataset, {**kept, **settings}, known.class_names)

@@ -2,7 +2,7 @@
 
 from dd_plugins.api.atomic import check_guarded, guarded, staged, sweep, temporary_folder, write_atomically
 from dd_plugins.api.config import PluginConfig, parse_config
-from dd_plugins.api.data import Dataset, DataSource, DataSpec, RawData, RealData, Split
+from dd_plugins.api.data import Conventions, Dataset, DataSource, DataSpec, RawData, RealData, Split
 from dd_plugins.api.files import read_metadata, read_tensors, write_tensors
 from dd_plugins.api.locks import holder, locked
 from dd_plugins.api.network import Network
@@ -38,6 +38,7 @@ __all__ = [
     "BudgetTooSmall",
     "ConfigError",
     "Context",
+    "Conventions",
     "DDPluginsError",
     "DataError",
     "DataSource",

@@ -153,6 +153,25 @@ class RawData:
     skipped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Conventions:
+    """What publications use for a named data set; the setting ``data.as`` applies it to the same data from elsewhere.
+
+    Attributes:
+        num_classes: Number of classes.
+        image_shape: ``(C, H, W)``.
+        mean: Per-channel mean in [0, 1], or None to measure it on the training images.
+        std: Per-channel standard deviation, or None in the same way.
+        mirror: Whether an image keeps its label when mirrored left to right.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    mirror: bool = True
+
+
 class Dataset(ABC):
     """A data-set plugin: reads real images from disk.
 
@@ -170,6 +189,10 @@ class Dataset(ABC):
     def __init__(self, argument: str = "", config: PluginConfig | Mapping[str, Any] | None = None) -> None:
         self.argument = argument
         self.config: PluginConfig = parse_config(type(self).Config, config, "data")
+
+    def conventions(self) -> Conventions | None:
+        """What publications use for this data set, without reading it; None if there is nothing of the kind."""
+        return None
 
     @abstractmethod
     def read(self, root: Path, cache: Path) -> RawData:
@@ -207,6 +230,11 @@ class Split:
         """Images in model space: float, ``(len(rows), C, H, W)``; all of them without ``rows``."""
         return self.spec.normalize(self.pixels[self.index if rows is None else self.index[rows]])
 
+    def class_sizes(self) -> list[int]:
+        """The number of rows of each class."""
+        sizes: list[int] = torch.bincount(self.labels, minlength=self.spec.num_classes).tolist()
+        return sizes
+
     def class_rows(self) -> list[Tensor]:
         """For each class its rows of this split: int64, ``(N_c,)``."""
         order = torch.argsort(self.labels, stable=True)
@@ -214,9 +242,11 @@ class Split:
         return list(torch.split(order, sizes.tolist()))
 
     def per_class(self, count: int, generator: Generator) -> Tensor:
-        """Draws ``count`` rows of every class without replacement: int64, ``(num_classes, count)``.
+        """Draws ``count`` rows of every class: int64, ``(num_classes, count)``.
 
-        A class with fewer rows gives all of them and then begins again. The draw is made where ``generator`` lives.
+        The draw is without replacement while it can be: a class with N < ``count`` rows gives all N in random order and
+        repeats them in that order, so each row appears ``count // N`` times, and ``count % N`` of them once more. The
+        draw is made where ``generator`` lives.
         """
         noise = torch.rand(len(self), generator=generator, device=generator.device).to(self.labels.device)
         # One sort gives every class its own random order: by label first, by noise within a label.

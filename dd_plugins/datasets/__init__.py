@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -15,20 +16,23 @@ from torch import Tensor
 from dd_plugins import names, registry
 from dd_plugins.api import (
     ConfigError,
+    Conventions,
     DataError,
     DataSpec,
     DDPluginsError,
     PluginConfig,
+    RawData,
     RealData,
     UnknownPluginError,
     UsageError,
 )
-from dd_plugins.datasets.build import build_real_data
+from dd_plugins.datasets.build import build_real_data, check_raw
 from dd_plugins.datasets.layout import local_path
 from dd_plugins.datasets.zca import find_whitening, whitened
 
-__all__ = ["build_real_data", "has_colours", "load_dataset", "pixel_values", "split_spec"]
+__all__ = ["build_real_data", "find_conventions", "has_colours", "load_dataset", "pixel_values", "split_spec"]
 
+COMMON_SETTINGS = ("as", "zca")  # settings of every data set, apart from those of its plugin
 HOME = Path("~/.cache/dd-plugins")
 
 
@@ -51,14 +55,16 @@ def load_dataset(
         device: Where the images (uint8, ``(N, C, H, W)``) and labels (int64, ``(N,)``) shall live.
         cache: Folder for decoded copies, safe to delete; by default the environment variable ``DD_PLUGINS_CACHE``,
             else ``~/.cache/dd-plugins``.
-        config: Settings of the plugin; ``zca: true`` goes with every data set and whitens its images.
+        config: Settings of the plugin, and two that every data set has: ``zca: true`` whitens the images; ``as: NAME``
+            declares that they are those of a named data set, and applies its mean, standard deviation and mirroring.
 
     Returns:
         The data set with its three splits; the splits share one uint8 tensor.
 
     Raises:
         UnknownPluginError: If no data set of this name is installed.
-        UsageError: If the data set needs an argument and has none, or the other way round.
+        UsageError: If the data set needs an argument and has none, or the other way round; if a setting is not
+            allowed, or the data has other classes or another image shape than the data set named by ``as``.
         DataError: If files are missing or damaged, or the plugin broke its contract.
     """
     plugin_spec, argument = split_spec(spec)
@@ -73,6 +79,8 @@ def load_dataset(
     zca = settings.pop("zca", False)
     if not isinstance(zca, bool):
         raise ConfigError(f"data.zca = {zca!r}: expected true or false")
+    known = settings.pop("as", None)
+    conventions = None if known is None else find_conventions(known, settings)
     plugin = registry.create("dataset", plugin_spec, argument, settings)
     root = local_path(root or os.environ.get("DD_PLUGINS_DATA") or HOME / "data")
     cache = _cache(cache)
@@ -83,9 +91,55 @@ def load_dataset(
     except Exception as error:  # a fault of the plugin's own code keeps its traceback
         error.add_note(f"raised by the data set plugin {info.spec} ({info.distribution} {info.version}, {info.value})")
         raise
-    name = local_path(argument).resolve().name if argument else info.name
-    real = build_real_data(name or info.name, raw, device, who=spec)
+    name = _short_name(argument) or info.name
+    if conventions is not None:
+        raw = _follow(conventions, raw, known, name, spec, settings)
+        name = _short_name(split_spec(known)[1]) or split_spec(known)[0]
+    real = build_real_data(name, raw, device, who=spec)
     return whitened(real, cache) if zca else real
+
+
+def find_conventions(known: object, settings: Mapping[str, Any]) -> Conventions:
+    """The conventions of a data set that is known by name.
+
+    Args:
+        known: Its name, the value of ``data.as``.
+        settings: Of the data set that shall follow them; those that both data sets have are applied.
+
+    Raises:
+        UnknownPluginError: If no data set of this name is installed.
+        ConfigError: If it is no name, or the data set has no conventions.
+    """
+    if not isinstance(known, str) or not known:
+        raise ConfigError(f"data.as = {names.quoted(known)}: expected the name of a data set, such as cifar10")
+    head, argument = split_spec(known)
+    allowed = registry.load("dataset", head).Config.model_fields
+    shared = {key: value for key, value in settings.items() if key in allowed}
+    found: Conventions | None = registry.create("dataset", head, argument, shared).conventions()
+    if found is None:
+        raise ConfigError(f"data.as = {names.quoted(known)}: expected a data set with fixed classes, such as cifar10")
+    return found
+
+
+def _follow(
+    conventions: Conventions, raw: RawData, known: str, name: str, spec: str, settings: Mapping[str, Any]
+) -> RawData:
+    """The raw data with the conventions of another data set; its origin says which data it is."""
+    expected = (conventions.num_classes, conventions.image_shape)
+    found = (check_raw(raw, spec), tuple(raw.train_images.shape[1:]))
+    if found != expected:
+        raise ConfigError(
+            f"data.as = {known}: expected {expected[0]} classes of images {expected[1]}, but {spec} has {found[0]} "
+            f"classes of images {found[1]}"
+        )
+    origin = f"{raw.origin}:{name}, as {known}" if raw.origin else f"{name}, as {known}"
+    mirror = raw.mirror if "mirror" in settings else conventions.mirror
+    return replace(raw, mean=conventions.mean, std=conventions.std, mirror=mirror, origin=origin)
+
+
+def _short_name(argument: str) -> str:
+    """The last part of a path, or the argument itself if it is none; empty if there is no argument."""
+    return local_path(argument).resolve().name if argument else ""
 
 
 def pixel_values(images: Tensor, data: DataSpec, cache: Path | None = None) -> Tensor:

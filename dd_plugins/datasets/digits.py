@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dd_plugins.api import Dataset, RawData
+from dd_plugins.api import Conventions, Dataset, RawData
 from dd_plugins.datasets.build import hold_out
 from dd_plugins.seeds import make_generator, seed_for
 
@@ -18,6 +18,10 @@ class Digits(Dataset):
     """The data set ``digits``: 10 classes, ``(1, 8, 8)``, with a fixed test split of a fifth of every class."""
 
     api_version = 1
+
+    def conventions(self) -> Conventions:
+        """Mean and standard deviation are measured, and digits are not mirrored."""
+        return Conventions(10, (1, 8, 8), mirror=False)
 
     def read(self, root: Path, cache: Path) -> RawData:
         """Reads the images out of scikit-learn; ``root`` and ``cache`` are not used.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from dd_plugins.api import DataError, Dataset, RawData, UsageError
+from dd_plugins.api import Conventions, DataError, Dataset, RawData, UsageError
 from dd_plugins.datasets.decode import ImageConfig, decode_raw
 from dd_plugins.datasets.folder import list_classes, read_classes
 
@@ -53,6 +53,13 @@ class ImageNetSubset(Dataset):
         size: int | None = Field(default=128, ge=1, description="the shorter side; the centre square is cut out")
 
     config: Config
+
+    def conventions(self) -> Conventions | None:
+        """ImageNet's statistics, for the classes of the subset and the size that is set."""
+        size, classes = self.config.size, self.config.classes or SUBSETS.get(self.argument, ())
+        if not classes or size is None:
+            return None
+        return Conventions(len(classes), (3, size, size), MEAN, STD, self.config.mirror)
 
     def read(self, root: Path, cache: Path) -> RawData:
         """Reads and decodes the images of the subset.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dd_plugins.api import DataError, Dataset, RawData
+from dd_plugins.api import Conventions, DataError, Dataset, RawData
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.folder import list_classes, read_classes, split_of_files
 from dd_plugins.datasets.layout import parquet_files
@@ -32,6 +32,11 @@ class TinyImageNet(Dataset):
         """Size, mirroring and classes."""
 
     config: Config
+
+    def conventions(self) -> Conventions:
+        """ImageNet's statistics, for the size and the classes that are set."""
+        size, classes = self.config.size or 64, self.config.classes
+        return Conventions(len(classes) if classes else 200, (3, size, size), MEAN, STD, self.config.mirror)
 
     def read(self, root: Path, cache: Path) -> RawData:
         """Reads and decodes all images.

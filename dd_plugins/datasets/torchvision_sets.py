@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dd_plugins.api import DataError, Dataset, RawData, locked
+from dd_plugins.api import Conventions, DataError, Dataset, RawData, locked
 from dd_plugins.datasets.layout import parquet_files
 from dd_plugins.datasets.parquet import ParquetConfig, read_parquet
 
@@ -27,6 +27,8 @@ class TorchvisionSet(Dataset):
         name: The data set's name.
         source: The class in ``torchvision.datasets``.
         files: What to put under ``root`` by hand where there is no network.
+        num_classes: Number of classes.
+        image_shape: ``(C, H, W)``.
         mean: Per-channel mean that the literature uses.
         std: Per-channel standard deviation that the literature uses.
         mirror: Whether labels survive mirroring.
@@ -35,6 +37,8 @@ class TorchvisionSet(Dataset):
     name: ClassVar[str]
     source: ClassVar[str]
     files: ClassVar[str]
+    num_classes: ClassVar[int] = 10
+    image_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
     mirror: ClassVar[bool] = True
@@ -43,6 +47,10 @@ class TorchvisionSet(Dataset):
         """Where parquet files are read: their configuration and columns."""
 
     config: Config
+
+    def conventions(self) -> Conventions:
+        """Classes, image shape and the statistics that the literature uses."""
+        return Conventions(self.num_classes, self.image_shape, self.mean, self.std, self.mirror)
 
     def read(self, root: Path, cache: Path) -> RawData:
         """Reads the data set, and downloads it first if it is not under ``root``.
@@ -96,6 +104,7 @@ class Mnist(TorchvisionSet):
     name = "mnist"
     source = "MNIST"
     files = "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
+    image_shape = (1, 28, 28)
     mean = (0.1307,)
     std = (0.3081,)
     mirror = False
@@ -108,6 +117,7 @@ class FashionMnist(TorchvisionSet):
     name = "fashion-mnist"
     source = "FashionMNIST"
     files = "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
+    image_shape = (1, 28, 28)
     mean = (0.2861,)
     std = (0.3530,)
 
@@ -145,6 +155,7 @@ class Cifar100(TorchvisionSet):
     name = "cifar100"
     source = "CIFAR100"
     files = "the folder cifar-100-python"
+    num_classes = 100
     mean = (0.5071, 0.4866, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
 

@@ -6,6 +6,9 @@ Deviations:
     Gradients with respect to the images alone (the code also computes those of the weights and drops them).
     One matching step is one step of the runner: the network is trained at the beginning of a step instead of behind the
     one before, which is the same, since the images do not change in between.
+    A class with fewer training images than ``batch_real`` gives all of them and repeats some to fill the batch
+    (`Split.per_class`); the code's batch is then smaller. The means of both are equal where every image appears
+    equally often.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Source:
 Deviations:
     The reverse pass builds one step's graph at a time and keeps the weights on the device. The code's regulariser of
     the coefficients has no effect there (it is dropped by the differentiation) and is left out.
+    A class with fewer training images than ``batch_real`` gives all of them and repeats some to fill the batch
+    (`Split.per_class`).
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ Deviations:
     The cross entropy of real images, which the code adds, has no gradient with respect to the synthetic ones: left out.
     The loop rule watches accuracies whose noise decides when it stops; it can run on without end where the task is
     easy, so both loops have a cap. ``loops=fixed`` takes the rule's usual lengths and saves its probes: ours.
+    A class with fewer training images than ``batch_real`` or ``probe`` gives all of them and repeats some to fill the
+    batch (`Split.per_class`); the code's batch is then smaller. The means of both are equal where every image appears
+    equally often.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ Source:
 Deviations:
     One forward pass over all classes at once, with class means behind it: the same for networks without BatchNorm, and
     the code's own way for networks with it.
-    A class with fewer real images than ``batch_real`` gives some of them twice.
+    A class with fewer training images than ``batch_real`` gives all of them and repeats some to fill the batch
+    (`Split.per_class`); the code's batch is then smaller. The means of both are equal where every image appears
+    equally often.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ Deviations:
     code is metric=mse, pool=1, train_every=1, network_updates=32, max_updates=3200.
     Images that train the networks are drawn with replacement, and those that are matched anew in every step; the code
     goes through both in shuffled passes. No difference is expected: a training sees a fraction of a pass or a few.
+    A class with fewer training images than ``batch_real`` gives all of them and repeats some to fill the batch
+    (`Split.per_class`); the code's batch is then smaller. The means of both are equal where every image appears
+    equally often.
 """
 
 from __future__ import annotations

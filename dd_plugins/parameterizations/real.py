@@ -27,9 +27,19 @@ class Real(Parameterization):
 
     @torch.no_grad()
     def reset(self, generator: Generator, real: RealData | None) -> None:
-        """Takes random real images of each class."""
+        """Takes random real images of each class, each at most once.
+
+        Raises:
+            UsageError: If a class has fewer training images than it shall have here.
+        """
         if real is None:
             raise UsageError("real: needs real data")
+        sizes = real.train.class_sizes()
+        if few := [label for label, size in enumerate(sizes) if size < self.counts[label]]:
+            raise UsageError(
+                f"real: {len(few)} classes have fewer training images than are to be stored, first class {few[0]}: "
+                f"{sizes[few[0]]} of {self.counts[few[0]]}; real images are not repeated"
+            )
         rows = real.train.per_class(max(self.counts), generator)
         self.take(real.train, torch.cat([row[:count] for row, count in zip(rows, self.counts, strict=True)]))
 

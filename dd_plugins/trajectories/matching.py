@@ -6,6 +6,9 @@ Deviations:
     The gradient goes through all steps in constant memory (`dd_plugins.trajectories.unroll`).
     A negative learned learning rate stops the run; the code trains on with it until the loss is NaN.
     Start and target are drawn from all experts at random, with replacement (the code's ``load_all``).
+
+Real images are used by the experts alone, which train on shuffled epochs of all of them: there is no real batch per
+class, and images of small classes are not repeated.
 """
 
 from __future__ import annotations
