@@ -95,18 +95,23 @@ def test_of_many_classes_the_first_ten_are_named():
     assert "'class 10'" not in told
 
 
-def test_a_run_and_its_plan_warn_once(tmp_path, capsys):
+@pytest.fixture
+def few(tmp_path):
+    """The flags of a command on three classes, one of which has two training images."""
     dataset = write_folder(tmp_path / "data", (3, 9, 12))
-    words = ["--method", "dm", "--dataset", dataset, "--ipc", "4", "--no-full-data", *WORDS]
-    words += ["--out", tmp_path / "runs"]
-    told = f"{FEW}an IPC of 4: 'class-0' (2); "
-    for more in (["--dry-run"], ["--steps", "1"], ["--steps", "1"]):
-        assert command("run", *words, *more) == 0
-        assert flat(capsys.readouterr().out).count(told) == 1
-    several = ["--methods", "dm,dc", *words[2:], "--steps", "1"]
+    return ["--dataset", dataset, "--ipc", "4", "--no-full-data", *WORDS, "--out", tmp_path / "runs"]
+
+
+def test_a_run_and_its_plan_warn_once(few, capsys):
+    for more in (["--dry-run"], ["--steps", "1"], ["--steps", "1"]):  # the last one is only read
+        assert command("run", "--method", "dm", *few, *more) == 0
+        assert flat(capsys.readouterr().out).count(f"{FEW}an IPC of 4: 'class-0' (2); ") == 1
+
+
+def test_a_comparison_and_its_plan_warn_once(few, capsys):
     for more in (["--dry-run"], []):
-        assert command("compare", *several, *more) == 0
-        assert flat(capsys.readouterr().out).count(told) == 1
+        assert command("compare", "--methods", "dm,dc", *few, "--steps", "1", *more) == 0
+        assert flat(capsys.readouterr().out).count(f"{FEW}an IPC of 4: 'class-0' (2); ") == 1
 
 
 def test_coresets_and_references_warn(tmp_path, capsys):

@@ -182,7 +182,8 @@ def _row(entry: Entry, protocol: Protocol, difference: Difference | None, p: flo
     own = entry.name != RANDOM
     plan = Plan.of(protocol.train, sum(counts), config["ipc"] * len(counts))
     first = next(iter(entry.trials.values()))
-    source = published(entry.name, known_name(config["dataset"], config.get("data", {})), config["ipc"])
+    known = known_name(config.get("dataset", record["data"]["name"]), config.get("data", {}))
+    source = published(entry.name, known, config["ipc"])
     return (
         entry.name,
         config["parameterization"]["name"] if own else "pixel",
