@@ -93,7 +93,7 @@ def run() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:  # libraries would end the process where they look for it
-        _complain("the current folder was removed; change to another one")
+        complain("the current folder was removed; change to another one")
         sys.exit(2)
     try:
         with signals.raising():
