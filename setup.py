@@ -113,7 +113,7 @@ setup(
         "rich>=13",
         "scikit-learn>=1.4",
         "matplotlib>=3.8",
-        "pillow>=10",
+        "pillow>=10.1",
         "pyarrow>=15",
     ],
     extras_require={

@@ -231,7 +231,11 @@ def test_hidden_test_labels_make_the_validation_split_count(tmp_path, caplog, hi
     write_splits(tmp_path / "set", names=("train.parquet", "validation.parquet"))
     real = load(f"parquet:{tmp_path}/set", tmp_path)
     assert real.test.labels.tolist() == TEST
-    assert "the labels of the split test are hidden" in caplog.text
+    assert "the split test has no labels; it is not used" in caplog.text
+    write_table(tmp_path / "set" / "test.parquet", image=contents(5))
+    assert load(f"parquet:{tmp_path}/set", tmp_path).spec.fingerprint == real.spec.fingerprint
+    (tmp_path / "set" / "validation.parquet").unlink()
+    assert len(load(f"parquet:{tmp_path}/set", tmp_path).test) == 3  # split off
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------

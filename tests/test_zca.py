@@ -8,7 +8,7 @@ import pytest
 import torch
 from made_up import make_real
 
-from dd_plugins.api import ConfigError, DataError
+from dd_plugins.api import ConfigError, DataError, write_tensors
 from dd_plugins.datasets import load_dataset
 from dd_plugins.datasets import zca as module
 from dd_plugins.datasets.zca import whitened
@@ -48,6 +48,9 @@ def test_another_space_is_another_data_set(real, tmp_path):
     (file,) = tmp_path.glob("zca-*.safetensors")
     file.write_bytes(b"damaged")
     torch.testing.assert_close(whitened(real, tmp_path).train.pixels, made.train.pixels)
+    for matrix in (torch.eye(3), torch.eye(50, dtype=torch.float64)):  # of other images, of another type
+        write_tensors(file, {"matrix": matrix, "mean": torch.zeros(1, len(matrix))}, {})
+        torch.testing.assert_close(whitened(real, tmp_path).train.pixels, made.train.pixels)
 
 
 def test_settings(tmp_path, monkeypatch):

@@ -70,6 +70,10 @@ class Parquet(Dataset):
         return read_parquet(local_path(self.argument), cache, self.config, self.config)
 
 
+class _NoLabels(DataError):
+    """A file has no column of labels."""
+
+
 class Shard(NamedTuple):
     """One file: its columns, its labels, and the names of its classes if it declares some."""
 
@@ -123,10 +127,13 @@ def _test_split(splits: dict[str, list[Path]], parquet: ParquetConfig) -> tuple[
     for split in ("test", "validation"):
         if split not in splits:
             continue
-        shards = [_read_labels(path, parquet) for path in splits[split]]
+        try:
+            shards = [_read_labels(path, parquet) for path in splits[split]]
+        except _NoLabels:
+            shards = []
         labels = _labels(shards)
-        if labels and all(label is None or label == -1 for label in labels):
-            notes.append(f"the labels of the split {split} are hidden; it is not used")
+        if not shards or (labels and all(label is None or label == -1 for label in labels)):
+            notes.append(f"the split {split} has no labels; it is not used")
             continue
         _check_labels(shards)
         return shards, notes
@@ -256,7 +263,7 @@ def _label_column(schema: pa.Schema, features: dict[str, Any], name: str | None,
             f"{shown(path)}: several columns may be the labels, choose one with --set data.label_column=NAME: "
             f"{first_of(integers or words, ', ')}; found {_columns(schema)}"
         )
-    raise DataError(f"{shown(path)}: expected a column of labels (integers or strings), but found {_columns(schema)}")
+    raise _NoLabels(f"{shown(path)}: expected a column of labels (integers or strings), but found {_columns(schema)}")
 
 
 def _given(key: str, name: str, possible: list[str], schema: pa.Schema, path: Path) -> str:
