@@ -25,7 +25,7 @@ def told(tmp_path, capsys, *settings, method="mtt", code=1):
 
 def test_a_learned_rate_that_becomes_negative_stops_the_run(tmp_path, capsys):
     message = told(tmp_path, capsys, "objective.lr_lr=10")
-    assert message.startswith("dd-bench: negative learning rate of the SGD steps after step ")
+    assert message.startswith("dd-bench: the learning rate of the SGD steps is negative; ")
     assert "the learned learning rate began at 0.01, its latest values are " in message
     latest = message.partition("latest values are ")[2].partition(";")[0].split(", ")
     assert float(latest[-1]) < 0

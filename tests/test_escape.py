@@ -19,10 +19,7 @@ from benchmark_adapters.report.summary import committed_records
 from benchmark_adapters.runner.pipeline import _LineFormatter
 from benchmark_adapters.runner.progress import Reporter
 
-NASTY = (
-    "a|b\n<b>c</b> [red]d[/red] :warning: \x1b[31me\x1b[0m $x_1^2$ "
-    "\\textbf{f} & g % #~ `h` *i* [j](k) \r\t\u202el"
-)
+NASTY = "a|b\n<b>c</b> [red]d[/red] :warning: \x1b[31me\x1b[0m $x_1^2$ \\textbf{f} & g % #~ `h` *i* [j](k) \r\t\u202el"
 
 
 @given(st.text(st.characters(exclude_categories=())))

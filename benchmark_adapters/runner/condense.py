@@ -143,6 +143,7 @@ class Condensation:
             loss = float(match.loss)
         if not math.isfinite(loss) or not bool(torch.isfinite(match.image_grad).all()):
             raise DivergedError(f"NaN or infinite loss at step {step}; {self._why()}")
+        self.objective.check_learned()
         self.optimizer.zero_grad()
         with record_function("pull back"):
             container.backward(index, match.image_grad)

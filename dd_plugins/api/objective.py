@@ -134,6 +134,14 @@ class MatchingObjective(ABC):
         """What the objective has learned besides the images, for the record: a learning rate, say."""
         return {}
 
+    def check_learned(self) -> None:
+        """Called after each step of a run with a finite loss; accepts everything by default.
+
+        Raises:
+            DivergedError: If what the objective has learned besides the images is of no use any more.
+        """
+        return
+
     def diagnosis(self) -> str:
         """What it knows about a run that diverged, in words: how what it learns has changed, and what to lower.
 

@@ -39,6 +39,7 @@ from dd_plugins.trajectories.unroll import flat_weights
 KEY = "weights"  # float, (epochs + 1, P), in every expert's file
 MADE_FOR = "made_for"  # in the file's metadata: the folder it belongs into, which names data set, network and recipe
 DAMAGED = "; it is damaged; remove it to train this expert again"
+DTYPES = ("F32", "F64")  # of the weights; float64 where gradients are checked
 VERSION = 1  # part of the hash; to be raised with any change that moves an expert's weights
 
 
@@ -158,9 +159,9 @@ class ExpertStore:
                     f"{self.file(number)} belongs to {shortened(made_for)}; remove it to train this expert again"
                 )
             rows = file.get_slice(KEY)
-            if len(rows.get_shape()) != 2 or rows.get_shape()[0] != self.recipe.epochs + 1 or rows.get_dtype() != "F32":
-                found = f"{rows.get_dtype()} {rows.get_shape()}"
-                raise DataError(f"{self.file(number)}: {found} is no float32 of {self.recipe.epochs + 1} rows{DAMAGED}")
+            shape, dtype, wanted = rows.get_shape(), rows.get_dtype(), self.recipe.epochs + 1
+            if len(shape) != 2 or shape[0] != wanted or dtype not in DTYPES:
+                raise DataError(f"{self.file(number)}: {dtype} {shape} is no float32 of {wanted} rows{DAMAGED}")
             yield rows
 
     def _train_together(self, group: Sequence[int], strategy: Strategy) -> Iterator[int]:

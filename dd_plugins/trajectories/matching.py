@@ -117,11 +117,8 @@ class TrajectoryMatching(MatchingObjective):
                 self.store.train(self.config.experts, on_epoch=update)
 
     def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
-        """One trajectory from an expert's weights, and the gradient through all of it.
-
-        Raises:
-            DivergedError: If the learned learning rate becomes negative: training would move away from the minimum.
-        """
+        """One trajectory from an expert's weights, and the gradient through all of it."""
+        del step
         start, goal = self._draw_pair()
         batches = [self._batch(rows, targets) for rows in self._rows(len(images))]
         trajectory = train_on(self.network, start, images, batches, self.lr)
@@ -131,13 +128,16 @@ class TrajectoryMatching(MatchingObjective):
         truncated = self.config.gradient == "tesla"
         image_grad, lr_grad = pull_back(self.network, trajectory, images, batches, last_grad, truncated=truncated)
         self._learn_lr(float(lr_grad))
-        if self.lr < 0 and bool(loss.isfinite()):
-            raise DivergedError(f"negative learning rate of the SGD steps after step {step}; {self.diagnosis()}")
         return Match(loss, image_grad)
 
     def learned(self) -> dict[str, float]:
         """The learning rate of the SGD steps."""
         return {"lr": self.lr}
+
+    def check_learned(self) -> None:
+        """Stops a run whose learned learning rate is negative: its training would move away from the minimum."""
+        if self.lr < 0:
+            raise DivergedError(f"the learning rate of the SGD steps is negative; {self.diagnosis()}")
 
     def diagnosis(self) -> str:
         """How the learned learning rate has changed, and which setting to lower."""
