@@ -94,7 +94,8 @@ def test_the_same_data_elsewhere_needs_its_place_alone(place, capsys):
     root, folder = place
     (root / "my").rename(root / "moved")
     shutil.copy(folder.synthetic, "alone.safetensors")
-    assert "my" in refused(capsys, "eval", "alone.safetensors", "--device", "cpu")
+    assert "my: " in (error := refused(capsys, "eval", "alone.safetensors", "--device", "cpu"))
+    assert "--dataset names the data the set was made from, where it is now" in error
     words = ["--protocol", "quick", *SHORT, "--device", "cpu"]
     for stored in ("alone.safetensors", folder.path):
         assert command("eval", stored, "--dataset", "folder:moved", *words) == 0
@@ -509,3 +510,20 @@ def test_class_names_that_are_no_unicode_are_stored_and_exported(place):
     assert command("export", folder, *words) == 0
     assert command("import", "set", "--from", "imagefolder", *words[4:], "--out", "back") == 0
     assert sorted(path.name for path in (root / "set/train").iterdir()) == ["Bee", "ant_", "cup"]
+
+
+def test_what_another_command_made_is_not_continued_by_run(place, capsys, monkeypatch):
+    _, folder = place
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmark_adapters.runner.coreset.score_set", interrupted)
+    words = ["prune", folder.path, "--keep", "1", "--strategy", "random", "--device", "cpu"]
+    assert command(*words) == 130
+    (coreset,) = (path.parent for path in folder.path.parent.glob("*/config.yaml") if path.parent != folder.path)
+    capsys.readouterr()
+    assert command("show", coreset) == 0
+    printed = capsys.readouterr().out
+    assert "the command that began it continues it\n" in printed
+    assert "pruned by random: 3 of 3 images kept" in printed

@@ -116,9 +116,16 @@ def how_far(folder: RunFolder) -> str:
         where = f"{failure.status}: {failure.message}"
     else:
         where = _scored_so_far(folder) if is_stored(folder) else _condensed_so_far(folder)
+    return f"{where}; the command that began it continues it{_command(folder)}"
+
+
+def _command(folder: RunFolder) -> str:
+    """The command that continues a run, in brackets; empty for sets that were imported, or pruned by a command."""
+    config = read_config(folder.path / "config.yaml")
+    if (config.pruning and not config.over_budget) or "imported" in folder.stages().get("condense", {}):
+        return ""
     out = "" if folder.path.parent == Path("runs") else f" --out {shlex.quote(str(folder.path.parent))}"
-    again = f"dd-bench run --config {shlex.quote(str(folder.path / 'config.yaml'))}{out}"
-    return f"{where}; the command that began it continues it ({again})"
+    return f" (dd-bench run --config {shlex.quote(str(folder.path / 'config.yaml'))}{out})"
 
 
 def _scored_so_far(folder: RunFolder) -> str:

@@ -14,7 +14,16 @@ import torch
 from benchmark_adapters.runner.find import find_run, read_record
 from benchmark_adapters.runner.parts import Options, same_data
 from benchmark_adapters.runner.store import RunFolder, load_stored
-from dd_plugins.api import DataSource, Parameterization, RealData, StorageBudget, SyntheticSet, UsageError, read_stored
+from dd_plugins.api import (
+    DataError,
+    DataSource,
+    Parameterization,
+    RealData,
+    StorageBudget,
+    SyntheticSet,
+    UsageError,
+    read_stored,
+)
 from dd_plugins.datasets import COMMON_SETTINGS, load_dataset, split_spec
 
 
@@ -128,7 +137,12 @@ def with_data(
 ) -> Loaded:
     """Adds the data that a set was made from; arguments as for `load_set`."""
     source = chosen_source(found.source, dataset, settings or {})
-    data = load_dataset(source.dataset, options.data_root, options.device, config=source.settings)
+    try:
+        data = load_dataset(source.dataset, options.data_root, options.device, config=source.settings)
+    except DataError as error:
+        if dataset is not None:
+            raise
+        raise DataError(f"{error}; --dataset names the data the set was made from, where it is now") from None
     real = same_data(data, found.synthetic.data, source.dataset)
     return Loaded(
         replace(found.synthetic, data=real.spec),
