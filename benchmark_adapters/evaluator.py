@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from benchmark_adapters import catalogue
 from benchmark_adapters.base import Cell, ScoreContext
 from dd_plugins import names, registry
 from dd_plugins.api import ConfigError, PluginConfig, SyntheticSet, parse_config
@@ -66,8 +66,7 @@ class Protocol(PluginConfig):
 
 def protocol_names() -> list[str]:
     """The names of all protocols that come with the package."""
-    folder = files("benchmark_adapters") / "protocols"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return catalogue.names("protocol")
 
 
 @lru_cache(maxsize=32)
@@ -78,7 +77,7 @@ def protocol_values(name: str) -> Mapping[str, Any]:
         UnknownPluginError: If there is no such protocol; suggests similar names, ignoring case.
     """
     name = names.choose("protocol", name, protocol_names())
-    text = (files("benchmark_adapters") / "protocols" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = catalogue.file_of("protocol", name).read_text(encoding="utf-8")
     values: dict[str, Any] = parse_yaml(text, f"protocol {name}", ConfigError)
     base = values.pop("extends", None)
     if base is None:

@@ -1,105 +1,139 @@
-"""dd-bench list: what is installed, read from metadata alone; and the settings of one plugin."""
+"""dd-bench list: what is installed, read from metadata and sources alone; and the settings of one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-# What the settings of each kind begin with on the command line.
-PREFIXES = {"dataset": "data"}
+from benchmark_adapters.cli.output import say
 
 EPILOG = """
 **Examples**
 
-`dd-bench list` lists everything
+`dd-bench list` lists everything: plugins, methods, protocols and formats
 
 `dd-bench list parameterization`
 
 `dd-bench list parameterization hmn` shows its settings, for `--set parameterization.KEY=VALUE`
+
+`dd-bench list method hmn` shows its parts, and its settings with their sources
 """
+WIDTH = 200  # characters of a line that goes into a file or a pipe
+STYLES = {"broken": "red", "missing": "dim"}
 
 
 def list_plugins(
-    kind: Annotated[str | None, typer.Argument(help="parameterization, objective, dataset, network, ...")] = None,
+    kind: Annotated[str | None, typer.Argument(help="parameterization, objective, method, protocol, ...")] = None,
     name: Annotated[str | None, typer.Argument(help="One of them: its settings are shown.")] = None,
 ) -> None:
-    """List every installed plugin with its origin, version, status and one line about it; or one's settings."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
+    """List all plugins, methods, protocols and formats with origin, version and status; or the settings of one."""
+    from benchmark_adapters import catalogue
     from dd_plugins import registry
-    from dd_plugins.errors import UsageError
 
-    wanted = kind.removesuffix("s") if kind else None
-    if wanted is not None and wanted not in registry.KINDS:
-        raise UsageError(f"unknown kind {kind!r}; there are {', '.join(registry.KINDS)}")
+    kinds = (*registry.KINDS, *catalogue.KINDS)
+    wanted = _kind(kind, kinds) if kind else None
     if wanted and name:
-        _show_settings(wanted, name)
+        _show_one(wanted, name)
         return
-    table = Table(box=None, pad_edge=False, expand=True)
-    for name in ("kind", "name", "origin", "version", "status"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("what it is", no_wrap=True, overflow="ellipsis", ratio=1)
-    for each in [wanted] if wanted else registry.KINDS:
-        for info in registry.list_plugins(each):
-            status, line = info.status()
-            style = {"broken": "red", "missing": "dim"}.get(status)
-            table.add_row(each, info.spec, info.distribution, info.version, status, escape(line), style=style)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    rows = [row for each in kinds if wanted in (None, each) for row in _rows(each)]
+    _print(("kind", "name", "origin", "version", "status", "what it is"), rows, styles=[STYLES.get(r[4]) for r in rows])
     for place, why in registry.damaged_distributions():
-        typer.echo(f"{place}: its entry points cannot be read, so its plugins are not listed ({why})")
+        say(f"{place}: its entry points cannot be read, so its plugins are not listed ({why})")
 
 
-def _show_settings(kind: str, name: str) -> None:
-    """The first lines of a plugin's docstring, and all its settings."""
-    import inspect
+def _kind(text: str, kinds: Sequence[str]) -> str:
+    """The kind that is meant, in the singular; where a name stands in its place, the error says what to write."""
+    from dd_plugins.errors import UnknownPluginError
+    from dd_plugins.names import canonical, choose, matches, suggestion
 
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    for form in (text, text.removesuffix("s"), text.removesuffix("S")):
+        if canonical(form, kinds) in kinds:
+            return canonical(form, kinds)
+    if found := [f"dd-bench list {kind} {name}" for kind in kinds for name in matches(text, _names(kind))]:
+        raise UnknownPluginError(f"unknown kind {text!r}{suggestion(found)}")
+    return choose("kind", text, kinds)
 
+
+def _names(kind: str) -> list[str]:
+    from benchmark_adapters import catalogue
     from dd_plugins import registry
 
-    cls = registry.load(kind, name)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("setting", no_wrap=True)
-    for column in ("default", "what it is"):
-        table.add_column(column, overflow="fold")
-    for key, default, about in _settings(cls.Config, PREFIXES.get(kind, kind)):
-        table.add_row(*map(escape, (key, default, about)))
+    if kind in catalogue.KINDS:
+        return catalogue.names(kind)
+    return [info.spec for info in registry.list_plugins(kind)]
+
+
+def _rows(kind: str) -> Iterator[tuple[str, ...]]:
+    """The rows of one kind."""
+    from benchmark_adapters import catalogue
+    from dd_plugins import __version__, registry
+
+    if kind in catalogue.KINDS:
+        for name in catalogue.names(kind):
+            yield kind, name, registry.OWN, __version__, "ok", catalogue.about(kind, name)
+        return
+    for info in registry.list_plugins(kind):
+        status, line = info.status()
+        yield kind, info.spec, info.distribution, info.version, status, line
+
+
+def _show_one(kind: str, name: str) -> None:
+    """A line about it, and all its settings."""
+    from benchmark_adapters import catalogue
+    from benchmark_adapters.cli.described import described
+    from dd_plugins import registry
+    from dd_plugins.names import choose
+
+    plugin = kind not in catalogue.KINDS
+    name = registry.find(kind, name).spec if plugin else choose(kind, name, catalogue.names(kind))
+    if kind == "format":
+        say(f"{name}: {catalogue.about(kind, name)}")
+    elif kind == "method":
+        _show_method(name)
+    else:
+        found = described(kind, name)
+        say(f"{name}: {found.about}")
+        _print(("setting", "default" if kind != "protocol" else "value", "what it is"), found.rows)
+
+
+def _show_method(name: str) -> None:
+    """The parts of a method, and its settings block by block; later blocks win where they apply."""
+    from benchmark_adapters import catalogue
+    from benchmark_adapters.cli.described import written
+
+    content = catalogue.raw("method", name)
+    say(f"{name}: {content['summary']}")
+    say(f"parts: --param {content['parameterization']} --objective {content['objective']}")
+    rows = [
+        (key, written(value), *((block.applies, block.source) if number == 0 else ("", "")))
+        for block in catalogue.blocks(name)
+        for number, (key, value) in enumerate(block.values)
+    ]
+    _print(("setting", "value", "for", "source"), rows)
+
+
+def _print(header: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str | None] = ()) -> None:
+    """A table without lines; the last column is cut in a list of plugins, and folded in a list of settings."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmark_adapters.escape import rich_text
+
+    if not rows:
+        say("It has no settings.")
+        return
+    listing = bool(styles)
+    table = Table(box=None, pad_edge=False, expand=listing)
+    for name in header[:-1]:
+        table.add_column(name, no_wrap=listing or name == "setting", overflow="fold")
+    table.add_column(
+        header[-1], no_wrap=listing, overflow="ellipsis" if listing else "fold", ratio=1 if listing else None
+    )
+    for number, row in enumerate(rows):
+        table.add_row(*map(rich_text, row), style=styles[number] if listing else None)
     console = Console()
     if not console.is_terminal:
-        console.width = 200
-    console.print(f"{name}: {(inspect.getdoc(cls) or '').partition(chr(10) * 2)[0]}", markup=False, highlight=False)
-    console.print(table if table.row_count else "It has no settings.")
-
-
-def _settings(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    """Key, default and description of every setting, those of nested ones included."""
-    from pydantic import BaseModel
-
-    for key, field in model.model_fields.items():
-        inner: Any = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _settings(inner, f"{prefix}.{key}")
-            continue
-        default = "(must be given)" if field.is_required() else _written(field.get_default(call_default_factory=True))
-        choices = [str(choice) for choice in get_args(inner)] if get_origin(inner) is Literal else []
-        about = [field.description or "", f"({', '.join(choices)})" if choices else ""]
-        yield f"{prefix}.{key}", default, " ".join(filter(None, about))
-
-
-def _written(value: Any) -> str:
-    """A value as `--set` takes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+        console.width = WIDTH
+    console.print(table)

@@ -13,7 +13,7 @@ from benchmark_adapters.cli.output import say
 EPILOG = """
 **Examples**
 
-`dd-bench plot runs/*/ --to curve.png`
+`dd-bench plot runs --to curve.png`
 
 `dd-bench plot --dataset digits --ipc 5 --protocol quick --to curve.png` draws the records that come with the package
 """
@@ -28,7 +28,7 @@ class Axis(StrEnum):
 
 
 def plot(
-    records: Annotated[list[Path] | None, typer.Argument(help="Run folders or record files.")] = None,
+    records: Annotated[list[Path] | None, typer.Argument(help="Run folders, folders of runs, or record files.")] = None,
     to: Annotated[Path, typer.Option(help="The picture; its ending decides the format.")] = Path("curve.png"),
     against: Annotated[
         Axis, typer.Option(case_sensitive=False, help="Condensation's wall time, processor time, or steps.")
@@ -39,10 +39,10 @@ def plot(
 ) -> None:
     """Draw accuracy against condensation time, a point for each method, with the Pareto front and yardsticks."""
     from benchmark_adapters.report.curves import save_curve
+    from benchmark_adapters.report.discovery import find_records
     from benchmark_adapters.report.summary import committed_records, read_records
 
-    chosen = [path for path in records or [] if not path.is_dir() or (path / "record.json").is_file()]
-    found = read_records(chosen) if records else committed_records()
+    found = read_records(find_records(records)[0]) if records else committed_records()
     kept = [r for r in found if dataset in (None, r["data"]["name"]) and ipc in (None, r["config"]["ipc"])]
     if protocol is not None:
         kept = [

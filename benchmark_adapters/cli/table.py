@@ -14,14 +14,14 @@ EPILOG = """
 
 `dd-bench table` prints the README's results from the records that come with the package
 
-`dd-bench table runs/*/` puts your own runs together; seeds of one configuration become one row
+`dd-bench table runs` puts your own runs together; seeds of one configuration become one row
 
-`dd-bench table runs/*/ --benchmarks` puts the scores of several benchmarks for the same sets side by side
+`dd-bench table runs --benchmarks` puts the scores of several benchmarks for the same sets side by side
 """
 
 
 def table(
-    records: Annotated[list[Path] | None, typer.Argument(help="Run folders or record files.")] = None,
+    records: Annotated[list[Path] | None, typer.Argument(help="Run folders, folders of runs, or record files.")] = None,
     by_benchmark: Annotated[
         bool, typer.Option("--benchmarks", help="The scores that --benchmark gave, in fractions, side by side.")
     ] = False,
@@ -33,19 +33,21 @@ def table(
     from rich.console import Console
 
     from benchmark_adapters.report import benchmarks
+    from benchmark_adapters.report.discovery import find_records
     from benchmark_adapters.report.summary import HEADER, MARK, committed_records, read_records, rows
     from benchmark_adapters.runner.records import code_check
+    from dd_plugins.errors import UsageError
 
-    # A shell's runs/*/ also brings folders that are no runs, and runs that have no result yet.
-    chosen = [path for path in records or [] if not path.is_dir() or (path / "record.json").is_file()]
-    for path in set(records or []) - set(chosen):
-        if (path / "config.yaml").is_file():
-            say(f"{path}: not finished, left out", err=True)
+    chosen, unfinished = find_records(records) if records else ([], [])
+    for path in unfinished:
+        say(f"{path}: not finished, left out", err=True)
     found = read_records(chosen) if records else committed_records()
     check = code_check()
     older = {str(record.get("id")) for record in found if check(record)}
     marked = older if records else set()  # a table of the package's own records does not change with each release
     if by_benchmark:
+        if not any(record.get("benchmarks") for record in found):
+            raise UsageError("none of these sets was scored by a benchmark (dd-bench eval RUN --benchmark NAME)")
         caption = "fractions with 95 % t-intervals over trials; different protocols do not compare"
         show_table(benchmarks.HEADER, benchmarks.rows(found, marked), output, Console(), "benchmarks", caption)
     else:
@@ -54,4 +56,4 @@ def table(
     if older:
         which = f"{MARK.strip()}: " if marked else ""
         count = f"{len(older)} of {len(found)} records made by other code than is installed"
-        typer.echo(f"{which}{count}; dd-bench show RECORD lists the differences", err=True)
+        say(f"{which}{count}; dd-bench show RECORD lists the differences", err=True)

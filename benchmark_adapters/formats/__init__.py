@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmark_adapters.formats.base import Format
-from dd_plugins.api import UnknownPluginError, UsageError
+from dd_plugins.errors import UnknownPluginError, UsageError
 from dd_plugins.names import canonical, choose, near, quoted, suggestion
+
+if TYPE_CHECKING:
+    from benchmark_adapters.formats.base import Format
 
 # Where each format is; imported when it is named.
 FORMATS = {
@@ -20,8 +22,6 @@ FORMATS = {
     "parquet": "benchmark_adapters.formats.parquet:ParquetFormat",
     "pt": "benchmark_adapters.formats.pt:PtFormat",
 }
-
-
 EXPORTED = ("dc-bench", "imagefolder", "parquet", "pt")  # the others are read only
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from benchmark_adapters import catalogue
 from dd_plugins import names, registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
 from dd_plugins.api.reading import parse_yaml
@@ -85,8 +85,7 @@ class Method(PluginConfig):
 
 def method_names() -> list[str]:
     """The names of all methods that come with the package."""
-    folder = files("benchmark_adapters") / "methods"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return catalogue.names("method")
 
 
 def canonical_method(name: str) -> str:
@@ -107,7 +106,7 @@ def load_method(name: str) -> Method:
         UnknownPluginError: If there is none.
     """
     name = canonical_method(name)
-    text = (files("benchmark_adapters") / "methods" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = catalogue.file_of("method", name).read_text(encoding="utf-8")
     return parse_config(Method, parse_yaml(text, f"method {name}", ConfigError), f"method {name}")
 
 
