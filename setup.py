@@ -77,7 +77,7 @@ DIFFUSERS = ["diffusers>=0.30"]
 # It pins numpy below 2, which pyarrow from 24 on does not take.
 DDRANKING = ["ddranking==0.2.0", "pyarrow<24"]
 TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "aum>=1.0.2", *DIFFUSERS]
-LINT = ["ruff>=0.9", "mypy>=1.13", "import-linter>=2.1", "types-PyYAML", "pytest>=8"]
+LINT = ["ruff>=0.9", "mypy>=1.13", "import-linter>=2.1", "types-PyYAML", "types-psutil", "pytest>=8"]
 
 setup(
     name="dd-plugins",
@@ -115,6 +115,7 @@ setup(
         "matplotlib>=3.8",
         "pillow>=10.1",
         "pyarrow>=15",
+        "psutil>=5.9",
     ],
     extras_require={
         "diffusers": DIFFUSERS,

@@ -48,7 +48,7 @@ class Protocol(PluginConfig):
     split: Literal["test", "validation"] = Field(
         "test", description="images that accuracy is measured on; whatever is chosen is chosen on validation"
     )
-    trials: int = Field(5, ge=1, description="fresh networks trained on the set")
+    trials: int = Field(5, ge=1, le=1_000_000, description="fresh networks trained on the set")
 
     @property
     def hash(self) -> str:

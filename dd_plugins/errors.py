@@ -54,6 +54,10 @@ class MissingExtraError(UsageError):
         super().__init__(f"{what} needs the extra {extra}: pip install 'dd-plugins[{extra}]'")
 
 
+class NotEnoughMemory(UsageError):
+    """What was asked for needs more memory than the machine has."""
+
+
 class BudgetTooSmall(UsageError):
     """Not one image per class of this parameterization fits into the storage budget."""
 
@@ -80,3 +84,15 @@ class DivergedError(DDPluginsError):
 
 class PluginContractError(DDPluginsError):
     """A plugin's own code returned something that its contract forbids."""
+
+
+OUT_OF_MEMORY = "the device ran out of memory; --chunk and smaller batches (--set) need less"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator gave up: Python's, numpy's, or torch's on the CPU or on a GPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's; naming the class would import torch
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )

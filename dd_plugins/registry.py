@@ -22,6 +22,7 @@ from dd_plugins.errors import (
     PluginLoadError,
     UnknownPluginError,
     UntrustedPluginError,
+    is_out_of_memory,
 )
 from dd_plugins.sources import API_VERSION, describe, source_of
 
@@ -246,15 +247,6 @@ def load_class(spec: str) -> type[Any]:
     if not isinstance(loaded, type):
         raise PluginLoadError(f"{spec}: expected a class, but found {loaded!r}")
     return loaded
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator gave up: Python's, numpy's, or torch's on the CPU or on a GPU."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # torch's; naming the class would import torch
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
-    )
 
 
 def _import(value: str, who: str, installed: bool) -> Any:

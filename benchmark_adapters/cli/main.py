@@ -28,8 +28,8 @@ from benchmark_adapters.cli import yardsticks as yardsticks_command
 from benchmark_adapters.cli.commands import CallError, Command, Commands, one_line
 from benchmark_adapters.cli.memory import keep_freed_memory
 from benchmark_adapters.cli.output import complain
-from dd_plugins import __version__, registry
-from dd_plugins.errors import DDPluginsError
+from dd_plugins import __version__
+from dd_plugins.errors import OUT_OF_MEMORY, DDPluginsError, is_out_of_memory
 
 
 def _print_version(wanted: bool) -> None:
@@ -112,7 +112,7 @@ def run() -> None:
         complain(f"{where}{error.strerror or error}")
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
-        if not registry.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        complain("the device ran out of memory; --chunk and smaller batches (--set) need less")
+        complain(OUT_OF_MEMORY)
         sys.exit(1)

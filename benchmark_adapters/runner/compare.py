@@ -17,6 +17,7 @@ from benchmark_adapters.runner.rescore import rescore
 from benchmark_adapters.runner.store import read_record_file
 from dd_plugins import registry
 from dd_plugins.api import DDPluginsError, Parameterization, StorageBudget, UsageError
+from dd_plugins.errors import OUT_OF_MEMORY, is_out_of_memory
 from dd_plugins.names import canonical
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,8 @@ def compare(
             found.failures[contender.name] = str(error)
         except Exception as error:
             logger.exception("%s", contender.name)
-            found.failures[contender.name] = f"{type(error).__name__}: {error}"
+            cause = OUT_OF_MEMORY if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
+            found.failures[contender.name] = " ".join(cause.split())
         if contender.name in found.failures:
             reporter.say(f"{contender.name} failed: {found.failures[contender.name]}")
     return found

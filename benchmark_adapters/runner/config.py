@@ -65,7 +65,9 @@ class RunConfig(PluginConfig):
         0.0, ge=0, le=1, description="condense a set that is larger than the budget by this share"
     )
     pruning: PartConfig | None = Field(None, description="how a set is brought back into its budget; None: it is not")
-    pruning_trials: int = Field(3, ge=1, description="networks trained to choose a pruning on the validation split")
+    pruning_trials: int = Field(
+        3, ge=1, le=1_000_000, description="networks trained to choose a pruning on the validation split"
+    )
     protocol: Protocol
 
     @property

@@ -17,6 +17,7 @@ from benchmark_adapters.escape import plain
 from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.runner.condense import Condensation
 from benchmark_adapters.runner.config import RunConfig
+from benchmark_adapters.runner.memory import DATA, estimate_memory
 from benchmark_adapters.runner.notes import data_warnings, idle_rate, lent_settings
 from benchmark_adapters.runner.parts import Options, build_container, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
@@ -39,6 +40,7 @@ from dd_plugins.api import (
     SyntheticSet,
     write_atomically,
 )
+from dd_plugins.api.memory import require_memory
 from dd_plugins.api.progress import StartJob
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
@@ -117,7 +119,9 @@ def check_plan(config: RunConfig, real: RealData) -> Parameterization:
     container.storage().enforce(container.budget.scaled(container.oversize()), config.parameterization.name)
     if config.pruning is not None:
         check_pruning(config, container, build_container(config, real, within=True))
-    container.parameter_groups()  # a container with nothing to learn says so
+    needed = estimate_memory(config, real, container)  # a container with nothing to learn says so here
+    del needed[DATA]  # in memory already
+    require_memory(needed, real.device)
     spec, condensed_on = real.spec, config.network
     matched_on = build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
     container.check(matched_on)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -25,7 +25,18 @@ class PluginConfig(BaseModel):
         field = cls.model_fields.get(info.field_name or "")
         if isinstance(value, bool) and field is not None and not _takes_booleans(field.annotation):
             raise ValueError("a boolean is not allowed here")
+        if any(isinstance(one, int) and not -(2**63) <= one < 2**63 for one in _elements(value)):
+            raise ValueError("expected an integer of 64 bits")
         return value
+
+
+def _elements(value: Any) -> Iterator[Any]:
+    """A value, or all that a list of any depth holds."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _elements(one)
+    else:
+        yield value
 
 
 def _takes_booleans(annotation: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -13,14 +14,20 @@ from torch import Generator, Tensor, nn
 
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSource, DataSpec, RealData
+from dd_plugins.api.memory import require_memory
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context
 from dd_plugins.api.progress import StartJob, silent_job
-from dd_plugins.api.storage import StorageBudget, StorageLedger
+from dd_plugins.api.storage import BYTES_PER_ELEMENT, StorageBudget, StorageLedger
 from dd_plugins.api.stored import StoredHeader, read_stored, write_stored
 from dd_plugins.errors import BudgetTooSmall, PluginContractError, SyntheticFileError, UsageError
 
 DECODE_CHUNK = 1024  # images decoded at once where no graph is needed and no chunk size is set
+
+
+def decoded_bytes(data: DataSpec) -> int:
+    """Bytes that one decoded image takes with its label: float32 pixels and an int64."""
+    return BYTES_PER_ELEMENT * prod(data.image_shape) + 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Parameterization(nn.Module, ABC):
             counts: Images of each class, for a container that was pruned; by default as many as fit.
 
         Raises:
+            NotEnoughMemory: If what it stores and decodes would not fit into memory; before anything is allocated.
             BudgetTooSmall: If not one image per class fits.
             ConfigError: If ``config`` is not valid.
         """
@@ -96,7 +104,9 @@ class Parameterization(nn.Module, ABC):
         self.chunk_size: int | None = None
         self.job: StartJob = silent_job
         self._graph: tuple[Tensor, Tensor] | None = None
+        parts: dict[str, int] = {}
         if counts is None:
+            parts["budget"] = budget.nbytes
             fitting = self.images_per_class()
             if fitting < 1:
                 raise BudgetTooSmall(
@@ -105,6 +115,7 @@ class Parameterization(nn.Module, ABC):
             counts = [fitting] * data.num_classes
         if len(counts) != data.num_classes or min(counts) < 1:
             raise UsageError(f"Expected one positive count for each of {data.num_classes} classes, but got {counts}")
+        require_memory({**parts, f"{sum(counts):,} decoded images": sum(counts) * decoded_bytes(data)})
         self._set_counts(counts)
         self.build(sum(self.counts))
 

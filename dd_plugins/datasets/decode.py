@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import ConfigError, DataError, Dataset, RawData, locked, sweep, write_atomically
+from dd_plugins.api import ConfigError, DataError, Dataset, NotEnoughMemory, RawData, locked, sweep, write_atomically
+from dd_plugins.api.memory import require_memory
 from dd_plugins.datasets.build import channel_statistics, hold_out
 from dd_plugins.datasets.images import EncodedImage, Header, decode, read_header
 from dd_plugins.datasets.messages import first_of
@@ -339,12 +339,10 @@ def _decode(images: Images, order: Tensor, size: int | None) -> tuple[Tensor, di
 
 
 def _allocated(shape: tuple[int, int, int, int]) -> np.ndarray:
-    size, memory = prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        raise DataError(
-            f"{shape[0]} images of {shape[3]}x{shape[2]} pixels take {size / 2**30:,.1f} GiB decoded, but this machine "
-            f"has {memory / 2**30:,.1f} GiB of memory; --set data.size=N makes them smaller, data.classes takes fewer"
-        )
+    try:
+        require_memory({f"{shape[0]} images of {shape[3]}x{shape[2]} pixels": prod(shape)})
+    except NotEnoughMemory as error:
+        raise DataError(f"{error}; --set data.size=N makes them smaller, data.classes takes fewer") from None
     return np.empty(shape, dtype=np.uint8)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,7 +12,9 @@ from torch import nn
 
 from dd_plugins import registry
 from dd_plugins.api.config import PluginConfig
+from dd_plugins.api.memory import require_memory
 from dd_plugins.api.network import Network
+from dd_plugins.errors import DDPluginsError, NotEnoughMemory
 from dd_plugins.seeds import seeded_layers
 
 __all__ = ["build_network", "count_parameters", "instance_norm", "plain_layers", "stem_map", "stem_padding"]
@@ -45,6 +49,7 @@ def build_network(
     Raises:
         UnknownPluginError: If no plugin has this name.
         ConfigError: If a setting is unknown, not allowed, or does not fit the images.
+        NotEnoughMemory: If its parameters would not fit into memory; before any of them is allocated.
 
     Example:
         >>> import torch
@@ -52,10 +57,47 @@ def build_network(
         >>> build_network("convnet", (3, 32, 32), 10, seed=0)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    registry.load("network", name)  # an import may draw numbers too
+    values = config.model_dump(mode="json") if isinstance(config, PluginConfig) else dict(config or {})
+    require_memory({f"network {name}": network_bytes(name, image_shape, num_classes, values)}, device)
     with seeded_layers(seed):
         network: Network = registry.create("network", name, image_shape, num_classes, config)
     return network.to(device)
+
+
+def network_bytes(
+    name: str, image_shape: tuple[int, int, int], num_classes: int, config: Mapping[str, Any] | None = None
+) -> int:
+    """Bytes of a network's parameters and buffers, found without allocating them.
+
+    Args:
+        name: The plugin.
+        image_shape: ``(C, H, W)``.
+        num_classes: How many logits an image gets.
+        config: Its settings.
+
+    Returns:
+        The number of bytes; 0 if the network cannot be built without data, so that nothing is known ahead.
+
+    Raises:
+        NotEnoughMemory: If there are more than can be counted.
+    """
+    return _network_bytes(name, tuple(image_shape), num_classes, json.dumps(dict(config or {}), sort_keys=True))
+
+
+@lru_cache(maxsize=256)
+def _network_bytes(name: str, image_shape: tuple[int, int, int], num_classes: int, config: str) -> int:
+    try:
+        cls = registry.load("network", name)
+        with seeded_layers(0), torch.device("meta"):
+            network: Network = cls(image_shape, num_classes, json.loads(config))
+    except DDPluginsError:
+        raise
+    except Exception as error:
+        # torch's words for more elements than 64 bits count
+        if any(text in str(error) for text in ("overflow", "Overflow", "SymInt")):
+            raise NotEnoughMemory(f"a network {name} of {config} is larger than any memory") from error
+        return 0  # it computes with its weights: what else is wrong shows when it is built
+    return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -41,7 +41,7 @@ class ViT(FeatureClassifier):
         """Settings of the transformer."""
 
         patch: int | None = Field(None, ge=1, description="side of a patch; None: 8 a side, of 2 pixels at least")
-        depth: int = Field(6, ge=1, description="transformer blocks")
+        depth: int = Field(6, ge=1, le=1000, description="transformer blocks")
         width: int = Field(512, ge=1, description="channels of a token, and of each block's perceptron")
         heads: int = Field(8, ge=1, description="attention heads")
 
