@@ -337,7 +337,7 @@ def test_damaged_parquet_files(tmp_path, capsys, monkeypatch):
     assert "expected train*.parquet" in _one_line(capsys, *words)
     images = [_png(value) for value in (0, 80, 160, 240)]
     _parquet(tmp_path / "set", images, [0, 1, 0, 7])
-    assert "labels from 0 to 1 for its 2 class names, but found 7 in row 3" in _one_line(capsys, *words)
+    assert "labels from 0 to 1 for its 2 class names, but found 7 (2 images)" in _one_line(capsys, *words)
     _parquet(tmp_path / "set", [*images[:3], b"no image"], [0, 1, 0, 1])
     assert "train.parquet: row 3" in _one_line(capsys, *words)
     (tmp_path / "set" / "train.parquet").write_bytes(b"PAR1 cut short")

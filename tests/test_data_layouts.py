@@ -196,6 +196,8 @@ def test_labels_that_are_no_classes_are_refused(tmp_path):
         DataError, match=r"test labels to occur in train, but these do not: 7 \(2 images\), 9 \(1 images\)"
     ):
         load(f"parquet:{write_splits(tmp_path / 'new', test=[0, 7, 9, 7])}", tmp_path)
+    with pytest.raises(DataError, match=r"labels of at most 200 characters, but found x{80}\.\.\. \(999 characters\)"):
+        load(f"parquet:{write_splits(tmp_path / 'long', ['x' * 999, 'a', 'b'] * 4, ['a'])}", tmp_path)
     with pytest.raises(DataError, match=r"these do not: 'dog' \(1 images\)"):
         load(f"parquet:{write_splits(tmp_path / 'word', [WORDS[label] for label in TRAIN], ['dog'])}", tmp_path)
 

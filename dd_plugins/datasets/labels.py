@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from dd_plugins.api import DataError
+from dd_plugins.api.faults import shortened
 from dd_plugins.datasets.messages import first_of
+
+LONGEST = 200  # characters of a class name; longer strings are texts, such as captions
 
 Label = int | str | bool
 
@@ -50,6 +53,10 @@ def encode_labels(train: Sequence[Label], test: Sequence[Label] | None, names: S
         if len({type(value) for value in found}) > 1:
             raise DataError(f"{where}: expected labels of one type, but found integers and strings")
         values = sorted(found)
+        if long := [text for text in values if len(str(text)) > LONGEST]:
+            raise DataError(
+                f"{where}: expected labels of at most {LONGEST} characters, but found {shortened(str(long[0]))}"
+            )
         chosen = [str(value) for value in values]
         _check_known(Counter(test or ()), found, where)
     numbers = {value: number for number, value in enumerate(values)}
