@@ -112,7 +112,7 @@ def test_list_of_one_plugin_tells_all_its_settings(capsys):
 
 
 def test_list_of_a_plugin_without_settings(capsys):
-    assert command("list", "dataset", "digits") == 0
+    assert command("list", "parameterization", "real") == 0
     assert "no settings" in capsys.readouterr().out
 
 

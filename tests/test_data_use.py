@@ -279,6 +279,12 @@ def test_published_results_stand_next_to_what_is_known_by_name(tmp_path):
     assert [cell.startswith(known) for cell in shown] == [True, True, False]
 
 
+def test_settings_that_every_data_set_has_are_listed(capsys):
+    assert command("list", "dataset", "digits") == 0
+    told = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in told if line[0].startswith("data.")] == [["data.as", "null"], ["data.zca", "false"]]
+
+
 # ---- equal content under several names -----------------------------------------------------------------------------
 
 
@@ -294,3 +300,12 @@ def test_equal_content_is_shown_under_the_name_that_was_asked_for(tmp_path, caps
         for record in (json.loads(file.read_text()), json.loads(reference.read_text())):
             assert (record["data"]["name"], record["config"]["dataset"]) == (name, dataset)
         assert yaml.safe_load((file.parent / "config.yaml").read_text())["dataset"] == dataset
+
+
+def test_a_stored_set_is_scored_on_equal_content_under_its_own_name(tmp_path, capsys):
+    one, other = (write_folder(tmp_path / name, [3] * 10) for name in ("one", "other"))
+    record = run(tmp_path / "runs", {"method": "dm", "dataset": one, "steps": 1}, [*SMALL, "data.as=digits"])
+    words = ["eval", tmp_path / "runs" / record["id"], "--out", tmp_path / "runs", *WORDS[:2]]
+    for more, shown in (([], "folder:one"), (["--dataset", other], "folder:other")):
+        assert command(*words, *more) == 0
+        assert f"digits ({shown}, as digits), IPC 1, protocol quick" in flat(capsys.readouterr().out)

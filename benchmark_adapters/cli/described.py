@@ -76,6 +76,10 @@ def _read(kind: str, name: str) -> tuple[Described, set[str]]:
     cls = registry.load(kind, name)
     about = (inspect.getdoc(cls) or "").partition("\n\n")[0]
     rows = [list(row) for row in _settings(cls.Config, PREFIXES.get(kind, kind))]
+    if kind == "dataset":
+        from dd_plugins.datasets import COMMON_SETTINGS
+
+        rows += [[f"data.{key}", written(value), what] for key, (value, what) in COMMON_SETTINGS.items()]
     bases = [base for model in _models(cls.Config) for base in model.__mro__]
     return Described(" ".join(about.split()), rows), _packages(cls, *bases)
 

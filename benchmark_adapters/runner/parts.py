@@ -87,6 +87,6 @@ def same_data(real: RealData, made: DataSpec, spec: str) -> RealData:
     if made.fingerprint != found.fingerprint:
         raise DataError(
             f"the set was made from {made.name} with fingerprint {made.fingerprint}, {spec} has {found.fingerprint}: "
-            f"other pixels, labels or splits"
+            f"other pixels, labels, splits, or another mean and standard deviation (data.as)"
         )
     return real

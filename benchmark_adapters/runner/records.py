@@ -27,7 +27,8 @@ def make_record(config: RunConfig, data: DataSpec, run_id: str, folder: RunFolde
     known = read_record_file(folder.record, RunRecord)
     if known is None:
         return new_record(config, data, run_id, folder)
-    rename_data(known, config, data)
+    if rename_data(known, config, data):
+        (folder.path / "preview.png").unlink(missing_ok=True)  # its title has the name
     return known
 
 

@@ -32,7 +32,14 @@ from dd_plugins.datasets.zca import find_whitening, whitened
 
 __all__ = ["build_real_data", "find_conventions", "has_colours", "load_dataset", "pixel_values", "split_spec"]
 
-COMMON_SETTINGS = ("as", "zca")  # settings of every data set, apart from those of its plugin
+# The settings of every data set, apart from those of its plugin: default and description.
+COMMON_SETTINGS: Mapping[str, tuple[object, str]] = {
+    "as": (
+        None,
+        "the data set that this is, such as cifar10: its method settings, published results, mean, std, mirror",
+    ),
+    "zca": (False, "whiten the images, as trajectory matching does"),
+}
 HOME = Path("~/.cache/dd-plugins")
 
 
