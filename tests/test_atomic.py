@@ -148,6 +148,13 @@ def test_staging_is_refused_where_something_is_there(tmp_path):
         pass
 
 
+def test_a_folder_that_cannot_be_made_is_named_by_its_final_name(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError) as caught, temporary_folder(tmp_path / "file" / "set"):
+        pass
+    assert caught.value.filename == str(tmp_path / "file" / "set")
+
+
 # ---- folders that are removed or replaced ---------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import os
+import sys
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -55,6 +57,14 @@ def scored(real, synthetic, ipc=1, folder=None, known=None, **settings):
         real, torch.device("cpu"), known=known or {}, on_trial=told.__setitem__, folder=folder, full_accuracy=None
     )
     return DDRankingBenchmark({**SMALL, **settings}).score(synthetic, Cell("made-up", ipc, ""), context), told
+
+
+def test_an_error_or_an_interrupt_ends_the_process_of_the_package(tmp_path):
+    words = [sys.executable, "-c", "print('no JSON', flush=True); import time; time.sleep(60)"]
+    context, begun = ScoreContext(made_up(), torch.device("cpu"), known={}), time.monotonic()
+    with pytest.raises(BenchmarkFailed, match="not valid JSON"):
+        DDRankingBenchmark(SMALL)._follow(words, context, 95.0, tmp_path / "words.txt")
+    assert time.monotonic() - begun < 30
 
 
 # ---- around the package --------------------------------------------------------------------------------------------

@@ -112,22 +112,30 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) ->
     check_guarded(path)
     temporary = temporary_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        with temporary.open("xb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None  # a full disk does not say what could not be written
-        raise
+        with _naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
+            with temporary.open("xb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors name ``path``: a full disk does not say what could not be written, and temporary names say nothing."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 @contextmanager
@@ -140,7 +148,8 @@ def temporary_folder(target: Path | None = None) -> Iterator[Path]:
     near = target or Path(tempfile.gettempdir()) / "dd-plugins"
     sweep(near.parent)
     folder = temporary_path(near)
-    folder.mkdir(0o700 if target is None else 0o777)
+    with _naming(target or near.parent):
+        folder.mkdir(0o700 if target is None else 0o777)
     try:
         yield folder
     finally:
@@ -164,7 +173,8 @@ def staged(target: Path) -> Iterator[Path]:
                 if path.is_file():
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
-            folder.rename(target)
+            with _naming(target):
+                folder.rename(target)
     except BaseException:
         for parent in made:
             with suppress(OSError):  # something else is in it by now
