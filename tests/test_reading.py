@@ -194,8 +194,8 @@ def test_many_or_long_faults_take_one_short_line(build):
         ({"y" * 2_000_000: 1}, r"unknown configuration key .*y+\.\.\. \(2,000,000 characters\)"),
         ({"width": -(10 ** sys.get_int_max_str_digits())}, "width = a value of type int: Input should be greater"),
         ({"a\n\x1b[31mb": 1}, r"a \\x1b\[31mb"),
-        ([1, 2], "Input should be a valid dictionary"),
-        ("abc", "Input should be a valid dictionary"),
+        ([1, 2], "expected a mapping"),
+        ("abc", "expected a mapping"),
     ]
     for values, expected in faults:
         with pytest.raises(ConfigError, match=expected) as caught:

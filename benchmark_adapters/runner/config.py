@@ -16,7 +16,7 @@ from benchmark_adapters.runner.suggestions import unknown_keys
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
 from dd_plugins.api.faults import shortened
-from dd_plugins.api.reading import dump_yaml, parse_yaml, read_json, read_yaml
+from dd_plugins.api.reading import dump_yaml, parse_yaml, read_json, read_yaml, validated
 from dd_plugins.datasets import split_spec
 from dd_plugins.names import quoted
 
@@ -154,6 +154,23 @@ def resolve(
     given = {_flag_key(name): value for name, value in flags.items() if value is not None}
     for text in assignments:
         given.update(flatten(dict([_parse_assignment(text)])))
+    try:
+        return _resolve(file_values, given)
+    except ConfigError:
+        if config_file is not None:
+            _check_alone(file_values, config_file)
+        raise
+
+
+def _check_alone(file_values: Mapping[str, Any], config_file: Path) -> None:
+    """Raises an error that names the file, if the file without any flag is wrong."""
+    try:
+        _resolve(file_values, {})
+    except ConfigError as error:
+        raise ConfigError(f"{config_file}: {error}") from None
+
+
+def _resolve(file_values: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
     file_values, given = _canonical(file_values), _canonical(given)
     asked = {**file_values, **given}
     _check_names(asked)
@@ -302,7 +319,7 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         ConfigError: If it is not valid.
     """
-    return parse_config(RunConfig, _read_yaml(path), "")
+    return validated(RunConfig, _read_yaml(path), path, ConfigError)
 
 
 def _config_of(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from typing import Any
 
 from benchmark_adapters.runner.config import PARTS, RunConfig, read_config
 from benchmark_adapters.runner.schema import Failure, RunRecord
-from benchmark_adapters.runner.store import RunFolder, read_json, read_record_file
+from benchmark_adapters.runner.store import RunFolder, read_checked, read_record_file
 from benchmark_adapters.runner.system import versions
 from dd_plugins import registry
-from dd_plugins.api import DataSpec, DDPluginsError, ResumeMismatch, StorageBudget, StorageLedger, read_stored
-from dd_plugins.api.reading import validated
+from dd_plugins.api import DataSpec, DDPluginsError, StorageBudget, StorageLedger, read_stored
 
 KINDS = {**PARTS, "pruning": "pruning"}  # the plugin kind of each part of a record
 PACKAGES = ("dd-plugins", "torch")  # whose versions decide a result
@@ -112,9 +111,8 @@ def is_stored(folder: RunFolder) -> bool:
 def how_far(folder: RunFolder) -> str:
     """Where a run without a finished record stands, and what continues it."""
     hint = "; remove it, or run the command again"
-    if (found := read_json(folder.failure, hint)) is not None:
-        failure = validated(Failure, found, folder.failure, ResumeMismatch, hint)
-        where = f"{failure.status}: {failure.message}"
+    if (failure := read_checked(folder.failure, Failure, hint)) is not None:
+        where = f"{failure['status']}: {failure['message']}"
     else:
         where = _scored_so_far(folder) if is_stored(folder) else _condensed_so_far(folder)
     return f"{where}; the command that began it continues it{_command(folder)}"

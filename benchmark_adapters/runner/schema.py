@@ -47,7 +47,7 @@ class Prior(Part):
 
     elements: int
     sha256: str
-    seconds: float = 0.0
+    seconds: float
 
 
 class Condensation(Part):
@@ -146,8 +146,8 @@ class Data(Part):
     """The data set of a record."""
 
     name: str
-    origin: str = ""
-    fingerprint: str = ""
+    origin: str
+    fingerprint: str
 
 
 class ScoredConfig(Part):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from torch import Tensor
 
 from benchmark_adapters.lines import append_line, read_lines
@@ -27,13 +28,12 @@ from dd_plugins.api import (
     read_metadata,
     read_stored,
     read_tensors,
-    reading,
     sweep,
     write_atomically,
     write_tensors,
 )
 from dd_plugins.api.faults import shortened
-from dd_plugins.api.reading import check_regular, parse_json, validated
+from dd_plugins.api.reading import check_regular, parse_json, read_json, validated
 
 CHECKPOINT = "dd_plugins.checkpoint"  # in the metadata of a checkpoint
 DAMAGED = "; it is damaged; remove it to begin again"  # appended to what is wrong with a checkpoint
@@ -96,11 +96,7 @@ class RunFolder:
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The stages that are done, with what they noted."""
-        file, hint = self.path / "stages.json", "; remove it to condense again"
-        found = read_json(file, hint)
-        if found is not None:
-            validated(Stages, found, file, ResumeMismatch, hint)
-        return found or {}
+        return read_checked(self.path / "stages.json", Stages, "; remove it to condense again") or {}
 
     def mark(self, stage: str, **notes: Any) -> None:
         """Notes that a stage is done."""
@@ -194,17 +190,23 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path, hint: str = "") -> Any:
-    """Reads JSON; None if there is no such file.
+def read_checked(path: Path, model: type[BaseModel], hint: str, what: str = "") -> dict[str, Any] | None:
+    """The values of a JSON file that a model describes; None if there is no such file.
 
     Args:
         path: The file.
+        model: What it must hold.
         hint: What the user can do about a damaged one, for the message.
+        what: What is wrong with a file of other values, for the message.
 
     Raises:
-        ResumeMismatch: If it is no valid JSON.
+        ResumeMismatch: If it is no valid JSON, or holds other values.
     """
-    return reading.read_json(path, ResumeMismatch, hint) if path.exists() else None
+    if not path.exists():
+        return None
+    values = read_json(path, ResumeMismatch, hint)
+    validated(model, values, f"{path}{what}", ResumeMismatch, hint)
+    return dict(values)
 
 
 def read_record_file(path: Path, model: type[Scores] = ScoredRecord) -> dict[str, Any] | None:
@@ -217,9 +219,4 @@ def read_record_file(path: Path, model: type[Scores] = ScoredRecord) -> dict[str
     Raises:
         ResumeMismatch: If it is no record.
     """
-    hint = "; remove it to make it anew"
-    record = read_json(path, hint)
-    if record is None:
-        return None
-    validated(model, record, f"{path} is no record", ResumeMismatch, hint)
-    return dict(record)
+    return read_checked(path, model, "; remove it to make it anew", " is no record")

@@ -51,7 +51,8 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], path: str) -> str:
         return f"unknown configuration key {dotted}; {hint}"
     if item["type"] == "missing":
         return f"{dotted} is missing"
-    message = shortened(str(item["msg"]), 300)
+    mapping = item["type"] in ("model_type", "model_attributes_type", "dict_type")
+    message = "expected a mapping" if mapping else shortened(str(item["msg"]), 300)
     return f"{dotted} = {shown(item['input'])}: {message}" if dotted else f"{message}, but got {shown(item['input'])}"
 
 
