@@ -192,7 +192,7 @@ def test_many_or_long_faults_take_one_short_line(build):
         ({f"key{i}": 0 for i in range(100_000)}, "and 99,990 more"),
         ({"width": "y" * 2_000_000}, r"width = 'y+\.\.\. \(2,000,002 characters\): Input should be a valid integer"),
         ({"y" * 2_000_000: 1}, r"unknown configuration key .*y+\.\.\. \(2,000,000 characters\)"),
-        ({"width": -(10 ** sys.get_int_max_str_digits())}, "width = a value of type int: Input should be greater"),
+        ({"width": -(10 ** sys.get_int_max_str_digits())}, "width = a value of type int: "),
         ({"a\n\x1b[31mb": 1}, r"a \\x1b\[31mb"),
         ([1, 2], "expected a mapping"),
         ("abc", "expected a mapping"),
