@@ -74,9 +74,10 @@ class NativeBenchmark(Benchmark):
         """Accuracy of every trial, in fractions as all its metrics.
 
         ``HLR``: accuracy of the whole training set less this one; ``IOR``: this one less that of random real images, as
-        many as the budget would hold as pixels; ``IOR_decoded``: as many as are decoded. ``LRS`` joins HLR and IOR;
-        ``ARS`` joins IOR with augmentation and without. A metric is absent where a part of it is not known: HLR and LRS
-        of a large set whose whole accuracy nobody gave, ARS under a protocol without augmentation.
+        many as the budget would hold as pixels; ``IOR_decoded``: as many as are decoded. Of both, a class with fewer
+        images gives all of them. ``LRS`` joins HLR and IOR; ``ARS`` joins IOR with augmentation and without. A metric
+        is absent where a part of it is not known: HLR and LRS of a large set whose whole accuracy nobody gave, ARS
+        under a protocol without augmentation.
         """
         protocol = self.config.protocol or (
             parse_config(Protocol, context.protocol, "protocol") if context.protocol else load_protocol("dsa")
@@ -85,8 +86,7 @@ class NativeBenchmark(Benchmark):
         measured = _Measured(protocol, cell, context)
         seed, device, classes = self.config.seed, context.device, synthetic.data.num_classes
         drawn = random_subset(context.real, cell.ipc, seed, device)
-        fewest = min(len(rows) for rows in context.real.train.class_rows())
-        count = min(max(1, len(synthetic.targets) // classes), fewest)
+        count = max(1, len(synthetic.targets) // classes)
         metrics = {
             "random": measured(drawn),
             "random_decoded": measured(random_subset(context.real, count, seed, device)),

@@ -84,7 +84,7 @@ def test_the_warning_names_the_classes_and_what_asks_for_more():
     assert "random real" not in decoded  # which has as many as the budget says
     both = few_images(real, 3, [6, 6, 6])
     assert "2 of 3 classes have" in both
-    assert "than an IPC of 3 and the 6 images decoded per class: 'class 0' (2), 'class 1' (4); " in both
+    assert "than an IPC of 3 or the 6 images decoded per class: 'class 0' (2), 'class 1' (4); " in both
     assert "exceeds the whole training split" not in both
     assert "the budget exceeds the whole training split" in few_images(real, 6, [6, 6, 6])
 

@@ -112,6 +112,25 @@ def test_trials_are_the_evaluators_and_random_images_are_scored_like_the_set(rea
     assert sorted(at_budget.targets.tolist()) == list(range(10))
 
 
+def test_random_images_as_many_as_decoded_are_all_of_a_class_that_has_fewer(real, monkeypatch):
+    sizes, drawn = real.train.class_sizes(), []
+    draw = native.random_subset
+
+    def watched(*given):
+        drawn.append(draw(*given))
+        return drawn[-1]
+
+    monkeypatch.setattr(native, "random_subset", watched)
+    decoded = min(sizes) + 2  # more than some classes have, and fewer than others
+    assert max(sizes) > decoded
+    images, labels = torch.zeros(10 * decoded, 1, 8, 8), torch.arange(10).repeat_interleave(decoded)
+    chosen = SyntheticSet("x", real.spec, images, labels, StorageLedger.of([("images", images)]))
+    scored = NativeBenchmark({"protocol": protocol()}).score(chosen, CELL, ScoreContext(real, CPU))
+    found = [torch.bincount(each.targets).tolist() for each in drawn]
+    assert found == [[1] * 10, [min(decoded, size) for size in sizes]]
+    assert scored.extra["decoded_per_class"] == decoded
+
+
 def test_trainings_on_other_sets_are_kept_and_belong_to_their_pixels(real, tmp_path, monkeypatch):
     benchmark, context = NativeBenchmark({"protocol": protocol()}), ScoreContext(real, CPU, folder=tmp_path)
     first = benchmark.score(synthetic(real), CELL, context)

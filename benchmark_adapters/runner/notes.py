@@ -50,7 +50,7 @@ def few_images(real: RealData, ipc: int, counts: Sequence[int] = ()) -> str:
     effects += ["the budget exceeds the whole training split"] if ipc * len(sizes) > len(real.train) else []
     return (
         f"{len(few)} of {len(sizes)} classes {'has' if len(few) == 1 else 'have'} fewer training images (validation "
-        f"images not counted) than {' and '.join(asked)}: {listed}; "
+        f"images not counted) than {' or '.join(asked)}: {listed}; "
         f"{', '.join(effects)}"
     )
 
