@@ -397,6 +397,9 @@ DAMAGES = {
     "text": lambda file: file.write_text("no safetensors at all, but long enough to look"),
     "gone": lambda file: file.unlink(),
     "foreign": lambda file: save_file({"other": torch.zeros(2)}, file),
+    "short": lambda file: save_file({"weights": torch.zeros(2, 5)}, file),
+    "flat": lambda file: save_file({"weights": torch.zeros(5)}, file),
+    "whole numbers": lambda file: save_file({"weights": torch.zeros(3, 5, dtype=torch.int64)}, file),
 }
 
 
@@ -418,6 +421,20 @@ def test_a_damaged_file_is_named(damage, real, tmp_path):
     store.file(1).unlink(missing_ok=True)
     store.train(2)  # as the message says
     store.pair(1, 0, 2)
+
+
+def test_weights_that_are_not_finite_or_of_another_network_are_named(real, tmp_path):
+    store = make_store(tmp_path, real, epochs=2)
+    store.train(1)
+    size = stored(store, 0).shape[1]
+    assert store.missing(1, size) == []
+    with pytest.raises(DataError, match=rf"{store.file(0).name}: {size:,} weights of a network that has 7"):
+        store.missing(1, 7)
+    weights = stored(store, 0)
+    weights[2, 3] = torch.nan
+    save_file({"weights": weights}, store.file(0))
+    with pytest.raises(DataError, match=rf"{store.file(0).name}: NaN or infinite weights"):
+        store.pair(0, 0, 2)
 
 
 @pytest.mark.parametrize("stranger", ["network", "data set", "recipe"])
