@@ -48,10 +48,10 @@ def prune_study(
     from benchmark_adapters.runner.progress import Reporter
     from benchmark_adapters.runner.system import choose_device
 
+    taking_part = study.contenders(_shares("--rates", rates), _shares("--grid", grid), assignments or [])
     base = resolve({}, [], find_run(run, out).path / "config.yaml")
     console = Console(stderr=output is not Format.table)
     options = Options(out, choose_device(device), data_root)
-    taking_part = study.contenders(_shares("--rates", rates), _shares("--grid", grid), assignments or [])
     found = compare(taking_part, {}, runs, options, Reporter(console), study.common(base))
     scored = next(iter(found.configs.values())).protocol
     header, rows = report.table(report.entries(found.records, scored), scored, study.PLAIN)

@@ -153,6 +153,8 @@ def compare(
         UsageError: If a configuration is wrong, before anything is run.
         Interrupted: If a run was interrupted; its state is saved.
     """
+    for network in across:  # a name that nothing has must not wait for the end of the first run
+        registry.load("network", network)
     found = Comparison()
     planned = list(_planned(taking_part, shared, runs, base))
     protocols = {config.protocol.hash for _, config in planned}
