@@ -74,7 +74,7 @@ def test_no_argument_takes_an_empty_value(name, capsys):
         (["compare", "--ipc", "0"], "ipc = 0"),
         (["compare", "--runs", "0"], "'--runs'"),
         (["compare", "--time-limit", "0"], "'--time-limit'"),
-        (["compare", "--time-limit", "nan"], "minutes"),
+        (["compare", "--time-limit", "nan"], "'--time-limit'"),
         (["compare", "--trials", "0"], "'--trials'"),
         (["compare", "--methods", "hmn", "--format", "x"], "'--format'"),
         (["compare", "--methods", "hmn", "--baseline", "x"], "takes no part"),
