@@ -11,6 +11,7 @@ from benchmark_adapters.runner.config import RunConfig, resolve
 from benchmark_adapters.runner.methods import load_method
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, UsageError
+from dd_plugins.datasets import load_dataset
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -242,3 +243,13 @@ def test_the_source_of_a_plugin_under_development_is_in_the_run_id(tmp_path, mon
         with registry.trusted("in_the_making:Mine"):
             ids.append(_id({"parameterization": "in_the_making:Mine"}))
     assert ids[0] == ids[2] != ids[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["y" * 300, "y" * 900_000, "/" + "y" * 900_000, "./" + "y/" * 9000, "folder:" + "y" * 5000]
+)
+def test_a_long_name_of_a_data_set_is_one_short_line(name):
+    with pytest.raises(UsageError) as caught:
+        load_dataset(resolve({"dataset": name}).dataset)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 10_000

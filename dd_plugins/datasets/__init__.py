@@ -26,6 +26,7 @@ from dd_plugins.api import (
     UnknownPluginError,
     UsageError,
 )
+from dd_plugins.api.faults import shortened
 from dd_plugins.datasets.build import build_real_data, check_raw
 from dd_plugins.datasets.layout import local_path
 from dd_plugins.datasets.zca import find_whitening, whitened
@@ -206,17 +207,18 @@ def _refuse_bare_path(spec: str) -> None:
     if not spec or registry.is_installed("dataset", head):
         return
     path = Path(spec if "~" not in spec else os.path.expanduser(spec))
-    if not (spec.startswith((".", "/", "~")) or path.exists()):
+    there = os.path.exists(path)  # False also for a name that is too long, where pathlib raises
+    if not (spec.startswith((".", "/", "~")) or there):
         return
-    folder = str(Path(spec).parent) if path.is_file() else spec
+    folder = shortened(str(Path(spec).parent) if os.path.isfile(path) else spec, 1000)
     kind = "parquet" if path.suffix == ".parquet" or _holds_parquet(path) else "folder"
-    missing = "" if path.exists() else ", where nothing is"
+    missing = "" if there else ", where nothing is"
     raise UnknownPluginError(f"unknown dataset {names.quoted(spec)}{missing}; did you mean {kind}:{folder}?")
 
 
 def _holds_parquet(path: Path) -> bool:
     """Whether the folder, or one of its first few, holds a parquet file; thousands of class folders are not read."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return False
     inner = islice((each for each in path.iterdir() if each.is_dir()), 10)
     return any(next(folder.glob("*.parquet"), None) for folder in (path, *inner))
