@@ -134,10 +134,12 @@ class PluginInfo:
 
 def list_plugins(kind: str) -> list[PluginInfo]:
     """All plugins of a kind, sorted by name; imports none of them."""
-    found = {
-        PluginInfo(kind, e.name, _stated(e, "Name"), _stated(e, "Version"), _target(e))
-        for e in _entry_points(f"dd_plugins.{kind}")
-    }
+    found: set[PluginInfo] = set()
+    read: dict[int, tuple[str, str]] = {}  # parsing the metadata of a distribution takes longer than all else
+    for entry in _entry_points(f"dd_plugins.{kind}"):
+        if id(entry.dist) not in read:
+            read[id(entry.dist)] = _stated(entry, "Name"), _stated(entry, "Version")
+        found.add(PluginInfo(kind, entry.name, *read[id(entry.dist)], _target(entry)))
     return sorted(found, key=lambda info: (info.name, info.distribution != OWN, info.distribution))
 
 
