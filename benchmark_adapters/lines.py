@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from dd_plugins.api import DDPluginsError, ResumeMismatch, check_guarded
+from dd_plugins.api.atomic import no_symbolic_link
 from dd_plugins.api.reading import MAX_JSON_BYTES, parse_json, read_text, validated
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -20,7 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Appends an object, behind a line break if a crash cut the last line short."""
     check_guarded(path)
-    with path.open("a+b") as file:
+    with open(path, "a+b", opener=no_symbolic_link) as file:
         if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             file.write(b"\n")
         file.write(json.dumps(entry).encode() + b"\n")

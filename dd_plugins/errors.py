@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DDPluginsError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of every error that this project raises on purpose.
+
+    Attributes:
+        summary: What is wrong, in one line.
+        details: Single faults, one line each; the command prints them below the summary.
+    """
 
     exit_code = 1
+
+    def __init__(self, summary: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__(summary)
+        self.summary, self.details = summary, tuple(details)
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.summary, *self.details])
 
 
 class UsageError(DDPluginsError):

@@ -127,6 +127,23 @@ def test_a_process_of_its_own_in_a_foreign_folder(foreign):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("name", [".lock", "trials.jsonl", "log.txt", "record.json", "stages.json", "preview.png"])
+@pytest.mark.parametrize("words", [["eval", "foreign/run", "--network", "mlp"], ["run", "--config", "config.yaml"]])
+def test_a_link_in_a_foreign_folder_leads_no_write_elsewhere(finished, tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    folder, victim = tmp_path / "foreign" / finished.name, tmp_path / "victim"
+    shutil.copytree(finished, folder)
+    shutil.copy(folder / "config.yaml", tmp_path / "config.yaml")
+    victim.write_bytes((folder / name).read_bytes())
+    (folder / name).unlink()
+    (folder / name).symlink_to(victim)
+    before = victim.read_bytes()
+    sets = [f"--set={text}" for text in TINY[-2:]] if words[0] == "eval" else []
+    words = [word.replace("foreign/run", str(folder)) for word in words]
+    command(*words, *sets, "--no-full-data", "--out", "foreign", "--device", "cpu")
+    assert victim.read_bytes() == before
+
+
 def test_the_option_takes_classes_alone(foreign, capsys):
     assert command("eval", ".", "--trust", "evil_mod") == 2
     assert "expected module:Class" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def run() -> None:
             complain(one_line(error))
         sys.exit(error.exit_code)
     except DDPluginsError as error:
-        complain(str(error))
+        complain(error.summary, error.details)
         sys.exit(error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -31,10 +31,10 @@ def say(text: object, *, err: bool = False) -> None:
     typer.echo(plain(text), err=err)
 
 
-def complain(text: str) -> None:
-    """Prints an error in one line, a very long one cut."""
-    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text):,} characters)"
-    say(f"dd-bench: {shown}", err=True)
+def complain(summary: str, details: Sequence[str] = ()) -> None:
+    """Prints an error in one line, with single faults in lines below it; very long ones are cut."""
+    for text in (f"dd-bench: {summary}", *(f"  {detail}" for detail in details)):
+        say(text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text):,} characters)", err=True)
 
 
 def show_table(

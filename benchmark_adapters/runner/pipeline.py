@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from io import TextIOWrapper
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from dd_plugins.api import (
     SyntheticSet,
     write_atomically,
 )
+from dd_plugins.api.atomic import no_symbolic_link
 from dd_plugins.api.memory import require_memory
 from dd_plugins.api.progress import StartJob
 from dd_plugins.networks import build_network
@@ -297,6 +299,9 @@ def _blaming(kind: str, name: str, where: str) -> Iterator[None]:
 
 class _LogFile(logging.FileHandler):
     """A log that cannot be written ends the run like any other file; logging alone would print a stack trace."""
+
+    def _open(self) -> TextIOWrapper:
+        return TextIOWrapper(open(self.baseFilename, "ab", opener=no_symbolic_link), encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise

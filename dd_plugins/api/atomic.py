@@ -7,6 +7,7 @@ was left in the folder that they write to.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -202,6 +203,24 @@ def guarded(lock: Path) -> Iterator[None]:
         yield
     finally:
         _guarded.reset(token)
+
+
+def no_symbolic_link(path: str, flags: int) -> int:
+    """An opener for `open` that follows no symbolic link.
+
+    For files that are written in place: in a folder from somebody else a link could lead to any file of the user's.
+    Files that `write_atomically` writes need it not: it replaces a link.
+
+    Raises:
+        OSError: If ``path`` is a symbolic link; says so.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "is a symbolic link; what it leads to is not written"
+        error.filename = path
+        raise
 
 
 def check_guarded(path: Path) -> None:

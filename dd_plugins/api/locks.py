@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dd_plugins.api.atomic import host_name, process_fields
+from dd_plugins.api.atomic import host_name, no_symbolic_link, process_fields
 
 POLL_SECONDS = 0.2  # between two attempts to get a lock
 FIRST_NOTICE_SECONDS = 1.0  # a shorter wait is not reported
@@ -74,7 +74,7 @@ def _acquired(file: Path) -> int | None:
     """A descriptor that holds the lock; None if another process has it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = no_symbolic_link(str(file), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(file, descriptor):

@@ -26,7 +26,7 @@ from dd_plugins.api import ConfigError, DataError, Dataset, NotEnoughMemory, Raw
 from dd_plugins.api.memory import require_memory
 from dd_plugins.datasets.build import channel_statistics, hold_out
 from dd_plugins.datasets.images import EncodedImage, Header, decode, read_header
-from dd_plugins.datasets.messages import first_of
+from dd_plugins.datasets.messages import first_items, first_of
 from dd_plugins.seeds import make_generator, seed_for
 
 FORMAT = 2  # of the decoded copies; a new number where the same files give other pixels
@@ -237,19 +237,19 @@ def _decode_all(images: Images, order: Tensor, train_count: int, config: ImageCo
     """Decodes all images, and leaves out or reports those that cannot be used."""
     pixels, faults = _decode(images, order, config.size)
     if faults and (config.on_error == "error" or not len(pixels)):
-        raise DataError(_report(_locate(images, faults), len(order)))
+        raise _unusable(_locate(images, faults), len(order))
     usable = train_count - sum(row in faults for row in order[:train_count].tolist())
     return Decoded(pixels, *channel_statistics(pixels[:usable]), faults)
 
 
-def _report(faults: list[str], total: int) -> str:
+def _unusable(faults: list[str], total: int) -> DataError:
     hints = ["--set data.on_error=skip leaves such images out"]
     if any(map(_is_size, faults)):
         hints.insert(0, "--set data.size=N brings all images to one size")
     if len(faults) == 1:
-        return f"{faults[0]}; {'; '.join(hints)}"
-    listed = first_of(sorted(faults, key=_is_size), "\n  ")  # sizes last: one setting mends them all
-    return f"{len(faults)} of {total} images cannot be used ({'; '.join(hints)}):\n  {listed}"
+        return DataError(f"{faults[0]}; {'; '.join(hints)}")
+    listed = first_items(sorted(faults, key=_is_size))  # sizes last: one setting mends them all
+    return DataError(f"{len(faults)} of {total} images cannot be used ({'; '.join(hints)}):", listed)
 
 
 def _is_size(fault: str) -> bool:

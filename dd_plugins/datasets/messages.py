@@ -8,10 +8,15 @@ from pathlib import Path
 LISTED = 20  # items that a message lists
 
 
-def first_of(items: Sequence[str], separator: str = "; ") -> str:
+def first_items(items: Sequence[str]) -> list[str]:
     """The first items of a list, and how many more there are."""
     more = [f"and {len(items) - LISTED} more"] if len(items) > LISTED else []
-    return separator.join([*items[:LISTED], *more])
+    return [*items[:LISTED], *more]
+
+
+def first_of(items: Sequence[str], separator: str = "; ") -> str:
+    """The first items of a list in one line, and how many more there are."""
+    return separator.join(first_items(items))
 
 
 def shown(path: Path) -> str:
