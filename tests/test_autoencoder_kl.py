@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_told(folder, tmp_path):
     with pytest.raises(DataError, match="its sha256 is"):
         load_prior(folder, SPEC, sha256="00")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DataError, match=r"diffusion_pytorch_model\.safetensors: No such file"):
+    with pytest.raises(DataError, match=r"diffusion_pytorch_model\.safetensors: no such file"):
         load_prior(tmp_path, SPEC)
 
 

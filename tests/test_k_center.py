@@ -113,7 +113,8 @@ def test_a_network_without_features_is_refused_before_it_is_trained():
             KCenter({"networks": 1, "epochs": 1, **config}).score(images, context)
 
 
-def test_the_command_prunes_by_it_and_the_seed_decides(tmp_path, capsys):
+def test_the_command_prunes_by_it_and_the_seed_decides(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     words = ["prune", "--dataset", "digits", "--keep", "0.05", "--strategy", "k-center", "--protocol", "quick"]
     for text in ("pruning.networks=1", "pruning.epochs=2", "network.width=4", "protocol.trials=1",
                  "protocol.train.epochs=1", "protocol.network.width=4"):  # fmt: skip
