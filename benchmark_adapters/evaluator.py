@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -13,9 +14,10 @@ from pydantic import ConfigDict, Field
 from benchmark_adapters import catalogue
 from benchmark_adapters.base import Cell, ScoreContext
 from dd_plugins import names, registry
-from dd_plugins.api import ConfigError, PluginConfig, SyntheticSet, parse_config
+from dd_plugins.api import ConfigError, DataSpec, PluginConfig, SyntheticSet, parse_config
+from dd_plugins.api.memory import require_memory
 from dd_plugins.api.reading import parse_yaml
-from dd_plugins.networks import build_network
+from dd_plugins.networks import build_network, network_bytes
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import TrainConfig, accuracy, networks_at_once, train_networks
 
@@ -91,6 +93,12 @@ def load_protocol(name: str) -> Protocol:
     return parse_config(Protocol, protocol_values(name), f"protocol {name}")
 
 
+def training_bytes(protocol: Protocol, data: DataSpec, networks: int) -> int:
+    """Bytes of the weights, gradients and momentum of networks that are trained together."""
+    one = network_bytes(protocol.network.name, data.image_shape, data.num_classes, protocol.network.settings)
+    return networks * one * (3 if protocol.train.momentum else 2)
+
+
 def evaluate(synthetic: SyntheticSet, protocol: Protocol, cell: Cell, context: ScoreContext) -> tuple[float, ...]:
     """Trains fresh networks on a synthetic set and tests each once, behind its last epoch.
 
@@ -101,10 +109,12 @@ def evaluate(synthetic: SyntheticSet, protocol: Protocol, cell: Cell, context: S
         Test accuracies, fractions between 0 and 1, one a trial.
     """
     known = dict(context.known)
-    missing = [trial for trial in range(protocol.trials) if trial not in known]
+    missing = (trial for trial in range(protocol.trials) if trial not in context.known)
     images, targets = synthetic.images.to(context.device), synthetic.targets.to(context.device)
     at_once = networks_at_once(context.real.spec, targets, protocol.train)
-    for group in (missing[k : k + at_once] for k in range(0, len(missing), at_once)):
+    together = min(at_once, protocol.trials - len(known))
+    require_memory({f"{together:,} networks": training_bytes(protocol, synthetic.data, together)}, context.device)
+    while group := list(islice(missing, at_once)):
         networks = [
             build_network(
                 protocol.network.name,

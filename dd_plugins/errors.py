@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class DDPluginsError(Exception):
@@ -100,13 +101,38 @@ class PluginContractError(DDPluginsError):
     """A plugin's own code returned something that its contract forbids."""
 
 
-OUT_OF_MEMORY = "the device ran out of memory; --chunk and smaller batches (--set) need less"
+class OutOfMemory(DDPluginsError):
+    """An allocator gave up while running."""
+
+
+OUT_OF_MEMORY = (
+    "the device ran out of memory; what was saved is kept; a smaller IPC, --chunk, smaller batches and smaller "
+    "networks (--set) need less"
+)
+# Words of torch, of C++ and of Python (no memory for the stack of a thread) in a RuntimeError.
+_OF_ALLOCATORS = ("DefaultCPUAllocator", "can't allocate memory", "std::bad_alloc", "can't start new thread")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator gave up: Python's, numpy's, or torch's on the CPU or on a GPU."""
+    """Whether an allocator gave up: that of Python, numpy, pyarrow, or torch, on the CPU or on a GPU."""
     return (
-        isinstance(error, MemoryError)
+        isinstance(error, MemoryError | OutOfMemory)
         or type(error).__name__ == "OutOfMemoryError"  # torch's; naming the class would import torch
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+        or (isinstance(error, RuntimeError) and any(text in str(error) for text in _OF_ALLOCATORS))
     )
+
+
+@contextmanager
+def allocator_errors() -> Iterator[None]:
+    """Within it the errors of all allocators become one.
+
+    Raises:
+        OutOfMemory: Instead of an allocator's own error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
+            where = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+            raise OutOfMemory(f"{OUT_OF_MEMORY}{where}") from error
+        raise

@@ -30,10 +30,11 @@ def experts(
         str | None, typer.Option(help="Network; by default the method's.", rich_help_panel=RUN_PANEL)
     ] = None,
     num: Annotated[
-        int | None, typer.Option(min=1, help="How many; by default the method's.", rich_help_panel=RUN_PANEL)
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="How many; by default the method's.", rich_help_panel=RUN_PANEL),
     ] = None,
     at_once: Annotated[
-        int | None, typer.Option(min=1, help="How many are trained together; by default all on a GPU.")
+        int | None, typer.Option(min=1, max=1_000_000, help="How many are trained together; by default all on a GPU.")
     ] = None,
     assignments: Assignments = None,
     device: Device = None,

@@ -133,7 +133,8 @@ FullData = Annotated[
     ),
 ]
 Chunk = Annotated[
-    int | None, typer.Option(min=1, help="Images decoded with a graph at once.", rich_help_panel=WHERE_PANEL)
+    int | None,
+    typer.Option(min=1, max=2**63 - 1, help="Images decoded with a graph at once.", rich_help_panel=WHERE_PANEL),
 ]
 Device = Annotated[
     str | None,

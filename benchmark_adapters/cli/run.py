@@ -150,15 +150,12 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     from benchmark_adapters.runner.notes import data_warnings, idle_rate, lent_settings
     from benchmark_adapters.runner.parts import build_container, load_real
     from benchmark_adapters.runner.pipeline import check_plan
-    from dd_plugins.api.memory import in_units
 
     real = load_real(config, options)
     container = check_plan(config, real)
     console.print(config.to_yaml(), highlight=False, markup=False)
     console.print(ledger_table([asdict(entry) for entry in container.storage().entries], container.budget.elements))
-    needed = estimate_memory(config, real, container)
-    listed = ", ".join(f"{name} {in_units(size)}" for name, size in needed.items())
-    memory = f"memory: at least {in_units(sum(needed.values()))} ({listed}); activations come on top"
+    memory = estimate_memory(config, real).describe()
     notes = (memory, container.describe(), idle_rate(config, container), lent_settings(config))
     for line in (*notes, *data_warnings(config, real, container.counts)):
         if line:

@@ -156,11 +156,12 @@ def compare(
     for network in across:  # a name that nothing has must not wait for the end of the first run
         registry.load("network", network)
     found = Comparison()
-    planned = list(_planned(taking_part, shared, runs, base))
-    protocols = {config.protocol.hash for _, config in planned}
+    protocols = {config.protocol.hash for _, config in _planned(taking_part, shared, 1, base)}
     if len(protocols) > 1:
         raise UsageError("all methods of a comparison need one protocol; --set protocol... must hold for all of them")
-    for contender, config in planned:
+    for contender, config in _planned(taking_part, shared, runs, base):
+        if len(found.failures) == len(taking_part):
+            break
         found.configs.setdefault(contender.name, config)
         found.records.setdefault(contender.name, [])
         if contender.name in found.failures:

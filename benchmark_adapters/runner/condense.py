@@ -23,6 +23,7 @@ from dd_plugins.api import (
     UsageError,
     checked_match,
 )
+from dd_plugins.errors import is_out_of_memory
 
 
 @dataclass
@@ -190,7 +191,7 @@ class Condensation:
     def _enter(self, stage: Stage) -> None:
         self._stage = stage
         self.parameterization.enter_stage(stage)
-        self.optimizer = _build_optimizer(self.parameterization, self.optimizer_config)
+        self.optimizer = build_optimizer(self.parameterization, self.optimizer_config)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
@@ -222,6 +223,8 @@ class Condensation:
         try:
             self._take_back(*found)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, StopIteration) as error:
+            if is_out_of_memory(error):
+                raise
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ResumeMismatch(
                 f"{self.folder.checkpoint} does not fit this run ({why}); remove it to begin again"
@@ -247,7 +250,8 @@ class Condensation:
         self.losses = tensors["losses"].tolist()
 
 
-def _build_optimizer(container: Parameterization, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(container: Parameterization, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer of what a container learns now."""
     groups = container.parameter_groups()
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)

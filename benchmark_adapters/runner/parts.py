@@ -11,7 +11,16 @@ import torch
 
 from benchmark_adapters.runner.config import RunConfig
 from dd_plugins import registry
-from dd_plugins.api import DataError, DataSource, DataSpec, Network, Parameterization, RealData, StorageBudget
+from dd_plugins.api import (
+    DataError,
+    DataSource,
+    DataSpec,
+    MatchingObjective,
+    Network,
+    Parameterization,
+    RealData,
+    StorageBudget,
+)
 from dd_plugins.datasets import load_dataset
 from dd_plugins.networks import build_network
 
@@ -58,6 +67,12 @@ def build_container(config: RunConfig, real: RealData, *, within: bool = False) 
 def data_source(config: RunConfig, real: RealData) -> DataSource:
     """Which data set a run is made from, as its set will say."""
     return DataSource(config.dataset, config.data, real.class_names)
+
+
+def build_objective(config: RunConfig, spec: DataSpec) -> MatchingObjective:
+    """The objective of a run, before it is prepared."""
+    made: MatchingObjective = registry.create("objective", config.objective.name, spec, config.objective.settings)
+    return made
 
 
 def network_factory(config: RunConfig, real: RealData, device: torch.device) -> Callable[[int], Network]:

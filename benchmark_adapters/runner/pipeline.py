@@ -18,9 +18,9 @@ from benchmark_adapters.escape import plain
 from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.runner.condense import Condensation
 from benchmark_adapters.runner.config import RunConfig
-from benchmark_adapters.runner.memory import DATA, estimate_memory
+from benchmark_adapters.runner.memory import estimate_memory
 from benchmark_adapters.runner.notes import data_warnings, idle_rate, lent_settings
-from benchmark_adapters.runner.parts import Options, build_container, load_real, network_factory
+from benchmark_adapters.runner.parts import Options, build_container, build_objective, load_real, network_factory
 from benchmark_adapters.runner.progress import Reporter
 from benchmark_adapters.runner.prune import check_pruning, prune
 from benchmark_adapters.runner.records import make_record
@@ -33,7 +33,6 @@ from dd_plugins.api import (
     Context,
     DDPluginsError,
     DivergedError,
-    MatchingObjective,
     Parameterization,
     PluginContractError,
     RealData,
@@ -42,8 +41,8 @@ from dd_plugins.api import (
     write_atomically,
 )
 from dd_plugins.api.atomic import no_symbolic_link
-from dd_plugins.api.memory import require_memory
 from dd_plugins.api.progress import StartJob
+from dd_plugins.errors import allocator_errors, is_out_of_memory
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
 from dd_plugins.threads import one_thread
@@ -58,6 +57,10 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
 
     Returns:
         The record.
+
+    Raises:
+        NotEnoughMemory: If it cannot fit into memory; before anything is allocated or written.
+        OutOfMemory: If an allocator gives up; what was saved is kept.
     """
     real = load_real(config, options)
     container = check_plan(config, real)
@@ -71,29 +74,37 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
         for line in data_warnings(config, real, container.counts):
             logger.warning(line)
         try:
-            done = {"condense"} | ({"prune"} if config.pruning else set())
-            if not done <= set(folder.stages()) or not folder.synthetic.exists():
-                folder.forget_scores()
-                if config.pruning is None:
-                    _condense(config, real, options, reporter, run_id, folder)
-                else:
-                    larger = _condensed(config.unpruned, real, options, reporter)
-                    prune(config, real, larger, folder, options, reporter)
-            folder.check_stored()
-            record = make_record(config, real.spec, run_id, folder)
-            synthetic = reload(folder, config, real, options)
-            record = score_set(synthetic, config.protocol, config.ipc, record, folder, real, options.device, reporter)
-            write_json(folder.record, record)
-            found = yardsticks(config, real, options.out, options.device, reporter, options.full_data)
-            record["yardsticks"] = merged(record["yardsticks"], found)
-            record["status"] = "done"
-            write_json(folder.record, record)
+            with allocator_errors():
+                record = _make(config, real, options, reporter, folder)
             folder.failure.unlink(missing_ok=True)
         except DDPluginsError as error:
             logger.error("%s: %s", type(error).__name__, error)
             status = "diverged" if isinstance(error, DivergedError) else "error"
             write_json(folder.failure, {"status": status, "error": type(error).__name__, "message": str(error)})
             raise
+    return record
+
+
+def _make(config: RunConfig, real: RealData, options: Options, reporter: Reporter, folder: RunFolder) -> dict[str, Any]:
+    """Condenses, prunes and scores, whatever of it is not done."""
+    run_id = folder.path.name
+    done = {"condense"} | ({"prune"} if config.pruning else set())
+    if not done <= set(folder.stages()) or not folder.synthetic.exists():
+        folder.forget_scores()
+        if config.pruning is None:
+            _condense(config, real, options, reporter, run_id, folder)
+        else:
+            larger = _condensed(config.unpruned, real, options, reporter)
+            prune(config, real, larger, folder, options, reporter)
+    folder.check_stored()
+    record = make_record(config, real.spec, run_id, folder)
+    synthetic = reload(folder, config, real, options)
+    record = score_set(synthetic, config.protocol, config.ipc, record, folder, real, options.device, reporter)
+    write_json(folder.record, record)
+    found = yardsticks(config, real, options.out, options.device, reporter, options.full_data)
+    record["yardsticks"] = merged(record["yardsticks"], found)
+    record["status"] = "done"
+    write_json(folder.record, record)
     return record
 
 
@@ -117,17 +128,16 @@ def check_plan(config: RunConfig, real: RealData) -> Parameterization:
     Returns:
         The container, allocated within its budget and not yet initialised.
     """
+    estimate_memory(config, real).check()
     container = build_container(config, real)
     container.storage().enforce(container.budget.scaled(container.oversize()), config.parameterization.name)
     if config.pruning is not None:
         check_pruning(config, container, build_container(config, real, within=True))
-    needed = estimate_memory(config, real, container)  # a container with nothing to learn says so here
-    del needed[DATA]  # in memory already
-    require_memory(needed, real.device)
+    container.parameter_groups()  # a container with nothing to learn says so
     spec, condensed_on = real.spec, config.network
     matched_on = build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
     container.check(matched_on)
-    _build_objective(config, real).check(container.labels, container.groups(), matched_on)
+    build_objective(config, real.spec).check(container.labels, container.groups(), matched_on)
     build_augmentation(config.protocol.train, real.spec)
     network = config.protocol.network
     build_network(network.name, spec.image_shape, spec.num_classes, network.settings, seed=0)
@@ -220,6 +230,8 @@ def _check_reloaded(container: Parameterization, config: RunConfig, folder: RunF
     except DDPluginsError:
         raise
     except Exception as error:  # what it reads is not there any more
+        if is_out_of_memory(error):
+            raise
         logger.exception("%s does not decode from its file", name)
         same, why = False, f" ({type(error).__name__}: {' '.join(str(error).split())})"
     else:
@@ -241,7 +253,7 @@ def start_condensation(
     preparing = time.perf_counter()
     with interruptible_jobs(reporter) as job:
         container.prepare(real, _context(config, real, container, options, job, "parameterization"))
-    objective = _build_objective(config, real)
+    objective = build_objective(config, real.spec)
     context = _context(config, real, container, options, reporter.watch, "objective")
     objective.prepare(real, container.labels, context)
     begun, cpu_begun = time.perf_counter(), time.process_time()
@@ -257,11 +269,6 @@ def start_condensation(
         condensation.cpu_seconds = time.process_time() - cpu_begun
         condensation.save()
     return condensation
-
-
-def _build_objective(config: RunConfig, real: RealData) -> MatchingObjective:
-    made: MatchingObjective = registry.create("objective", config.objective.name, real.spec, config.objective.settings)
-    return made
 
 
 def _context(

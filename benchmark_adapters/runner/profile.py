@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from benchmark_adapters.runner.config import RunConfig
+from benchmark_adapters.runner.memory import estimate_memory
 from benchmark_adapters.runner.parts import Options, load_real
 from benchmark_adapters.runner.pipeline import small_images, start_condensation
 from benchmark_adapters.runner.progress import Reporter
@@ -59,6 +60,7 @@ def profile_run(config: RunConfig, options: Options, reporter: Reporter, steps: 
         steps: Matching steps, and SGD updates, to measure.
     """
     real = load_real(config, options)
+    estimate_memory(config, real).check()
     with temporary_folder() as folder, one_thread(small_images(real)):
         begun = time.perf_counter()
         condensation = start_condensation(config, real, options, reporter, RunFolder(folder), "profile")

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,6 +56,11 @@ class DataSpec:
     def whitened(self) -> bool:
         """Whether model space is ZCA-whitened: then ``mean`` and ``std`` do not give an image its colours."""
         return self.origin.endswith("ZCA")
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image in model space, float32."""
+        return prod(self.image_shape) * torch.float32.itemsize
 
     @classmethod
     def example(cls) -> DataSpec:

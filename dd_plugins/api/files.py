@@ -15,7 +15,7 @@ from torch import Tensor
 from dd_plugins.api.atomic import write_atomically
 from dd_plugins.api.faults import shortened, shown
 from dd_plugins.api.reading import MAX_JSON_BYTES, check_regular, parse_json
-from dd_plugins.errors import DDPluginsError, SyntheticFileError, UsageError
+from dd_plugins.errors import DDPluginsError, SyntheticFileError, UsageError, is_out_of_memory
 
 TensorsAndNotes = tuple[dict[str, Tensor], dict[str, str]]
 DTYPES = frozenset({
@@ -81,6 +81,8 @@ def opened(path: Path, error: type[DDPluginsError] = SyntheticFileError, hint: s
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, RuntimeError) as fault:
+        if is_out_of_memory(fault):
+            raise
         why = shortened(str(fault), 200)
         raise error(f"{path}: truncated, or not a safetensors file ({why}){hint}") from None
 

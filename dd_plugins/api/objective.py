@@ -103,6 +103,17 @@ class MatchingObjective(ABC):
         """
         del targets, groups, network
 
+    def working_bytes(self, network_bytes: int) -> int:
+        """Bytes that a step holds at the least besides one network and the synthetic images; 0 by default.
+
+        For the estimate that refuses a run before it starts: arithmetic alone, and only what is certain.
+
+        Args:
+            network_bytes: Bytes of one network.
+        """
+        del network_bytes
+        return 0
+
     def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
         """Takes the real data, the labels of all synthetic images (int64, ``(N,)``), and does one-off work."""
         self.real, self.targets, self.context = real, targets, context

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -14,20 +13,15 @@ from torch import Generator, Tensor, nn
 
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSource, DataSpec, RealData
-from dd_plugins.api.memory import require_memory
+from dd_plugins.api.memory import require_memory, shapes_only
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context
 from dd_plugins.api.progress import StartJob, silent_job
-from dd_plugins.api.storage import BYTES_PER_ELEMENT, StorageBudget, StorageLedger
-from dd_plugins.api.stored import StoredHeader, read_stored, write_stored
-from dd_plugins.errors import BudgetTooSmall, PluginContractError, SyntheticFileError, UsageError
+from dd_plugins.api.storage import StorageBudget, StorageLedger
+from dd_plugins.api.stored import StoredHeader, check_tensors, read_stored, write_stored
+from dd_plugins.errors import BudgetTooSmall, DDPluginsError, PluginContractError, SyntheticFileError, UsageError
 
 DECODE_CHUNK = 1024  # images decoded at once where no graph is needed and no chunk size is set
-
-
-def decoded_bytes(data: DataSpec) -> int:
-    """Bytes that one decoded image takes with its label: float32 pixels and an int64."""
-    return BYTES_PER_ELEMENT * prod(data.image_shape) + 8
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ class Parameterization(nn.Module, ABC):
             counts: Images of each class, for a container that was pruned; by default as many as fit.
 
         Raises:
-            NotEnoughMemory: If what it stores and decodes would not fit into memory; before anything is allocated.
+            NotEnoughMemory: If the images it decodes would not fit into memory; before anything is allocated.
             BudgetTooSmall: If not one image per class fits.
             ConfigError: If ``config`` is not valid.
         """
@@ -104,9 +98,7 @@ class Parameterization(nn.Module, ABC):
         self.chunk_size: int | None = None
         self.job: StartJob = silent_job
         self._graph: tuple[Tensor, Tensor] | None = None
-        parts: dict[str, int] = {}
         if counts is None:
-            parts["budget"] = budget.nbytes
             fitting = self.images_per_class()
             if fitting < 1:
                 raise BudgetTooSmall(
@@ -115,7 +107,9 @@ class Parameterization(nn.Module, ABC):
             counts = [fitting] * data.num_classes
         if len(counts) != data.num_classes or min(counts) < 1:
             raise UsageError(f"Expected one positive count for each of {data.num_classes} classes, but got {counts}")
-        require_memory({**parts, f"{sum(counts):,} decoded images": sum(counts) * decoded_bytes(data)})
+        if not torch.empty(0).is_meta:  # where only shapes are wanted, whoever wants them compares
+            decoded = {f"{sum(counts):,} decoded images": sum(counts) * data.image_bytes}
+            require_memory(decoded, None, "a smaller IPC makes fewer images")
         self._set_counts(counts)
         self.build(sum(self.counts))
 
@@ -148,6 +142,13 @@ class Parameterization(nn.Module, ABC):
             network: One that the objective trains, on the CPU.
         """
         del network
+
+    def working_bytes(self) -> int:
+        """Bytes that :meth:`reset` holds at the least besides the stored tensors; 0 by default.
+
+        For the estimate that refuses a run before it starts: arithmetic alone, and only what is certain.
+        """
+        return 0
 
     def prepare(self, real: RealData, context: Context) -> None:
         """One-off work before :meth:`reset`, and again before a run goes on: what is needed to learn, but not stored.
@@ -335,29 +336,39 @@ class Parameterization(nn.Module, ABC):
         """
         header, tensors = read_stored(path)
         try:
+            if (sized := cls._sized(header)) is not None:  # before anything of the sizes in a header is allocated
+                check_tensors(path, sized.state_dict(), tensors)
             made = cls(header.data, header.budget, header.config, counts=header.counts)
+            if sized is None:
+                check_tensors(path, made.state_dict(), tensors)
+        except SyntheticFileError:
+            raise
         except UsageError as error:
             raise SyntheticFileError(
                 f"{path}: {header.plugin} is not stored as {cls.__name__} reads it: {error}"
             ) from None
-        expected = made.state_dict()
-        for name in sorted({*expected, *tensors}):
-            want, got = (f"{x.dtype} {tuple(x.shape)}" if x is not None else "nothing"
-                         for x in (expected.get(name), tensors.get(name)))  # fmt: skip
-            if want != got:
-                raise SyntheticFileError(f"{path}: tensor {name} should be {want}, but the file holds {got}")
-            if not torch.isfinite(tensors[name]).all():
-                raise SyntheticFileError(f"{path}: tensor {name} holds NaN or infinite values")
         made.load_state_dict(tensors)
         made.data_source = header.source
         return made
+
+    @classmethod
+    def _sized(cls, header: StoredHeader) -> Self | None:
+        """A container as a header describes it, without content; None where its class cannot be built so."""
+        try:
+            with shapes_only(cls.__name__):
+                return cls(header.data, header.budget, header.config, counts=header.counts)
+        except DDPluginsError:
+            raise
+        except Exception:  # the code of a third party may need contents
+            return None
 
     # ---- helpers ------------------------------------------------------------------------------------------------
 
     def _set_counts(self, counts: Sequence[int]) -> None:
         self.counts = tuple(int(count) for count in counts)
         device = self.labels.device if hasattr(self, "labels") else None
-        labels = torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+        repeats, total = torch.tensor(self.counts), sum(self.counts)
+        labels = torch.tensor(range(len(self.counts))).repeat_interleave(repeats, output_size=total)
         self.register_buffer("labels", labels.to(device), persistent=False)
 
     def _all(self) -> Tensor:

@@ -29,6 +29,15 @@ class PruningStrategy(ABC):
     def __init__(self, config: PluginConfig | Mapping[str, Any] | None = None) -> None:
         self.config: PluginConfig = parse_config(type(self).Config, config, "pruning")
 
+    def working_bytes(self, network_bytes: int) -> int:
+        """Bytes that :meth:`score` holds at the least besides the images; 0 by default.
+
+        Args:
+            network_bytes: Bytes of one network.
+        """
+        del network_bytes
+        return 0
+
     @abstractmethod
     def score(self, images: SyntheticSet, context: Context) -> Tensor:
         """A score for every image: float, ``(N,)``.

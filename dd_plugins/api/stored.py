@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
@@ -150,3 +151,23 @@ def read_stored(path: Path) -> tuple[StoredHeader, dict[str, Tensor]]:
     except DataError as error:  # of the values together
         raise SyntheticFileError(f"{path}: its header is damaged ({error})") from None
     return header, tensors
+
+
+def check_tensors(path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Checks names, types, shapes and finite values of what a file holds against what a container expects.
+
+    Args:
+        path: The file, for messages.
+        expected: The container's tensors, by name; also on the meta device.
+        tensors: Those of the file.
+
+    Raises:
+        SyntheticFileError: If they differ; names the first that does.
+    """
+    for name in sorted({*expected, *tensors}):
+        want, got = (f"{x.dtype} {tuple(x.shape)}" if x is not None else "nothing"
+                     for x in (expected.get(name), tensors.get(name)))  # fmt: skip
+        if want != got:
+            raise SyntheticFileError(f"{path}: tensor {name} should be {want}, but the file holds {got}")
+        if not torch.isfinite(tensors[name]).all():
+            raise SyntheticFileError(f"{path}: tensor {name} holds NaN or infinite values")

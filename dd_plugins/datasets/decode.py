@@ -22,11 +22,12 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import ConfigError, DataError, Dataset, NotEnoughMemory, RawData, locked, sweep, write_atomically
+from dd_plugins.api import ConfigError, DataError, Dataset, RawData, locked, sweep, write_atomically
 from dd_plugins.api.memory import require_memory
 from dd_plugins.datasets.build import channel_statistics, hold_out
 from dd_plugins.datasets.images import EncodedImage, Header, decode, read_header
 from dd_plugins.datasets.messages import first_items, first_of
+from dd_plugins.errors import is_out_of_memory
 from dd_plugins.seeds import make_generator, seed_for
 
 FORMAT = 2  # of the decoded copies; a new number where the same files give other pixels
@@ -295,7 +296,9 @@ def _read_cached(path: Path, total: int, config: ImageConfig) -> Decoded | None:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             images, statistics, rows, reasons = (file[name] for name in ("images", "statistics", "rows", "reasons"))
-    except Exception:  # numpy and zipfile raise anything on a damaged file
+    except Exception as error:  # numpy and zipfile raise anything on a damaged file
+        if is_out_of_memory(error):
+            raise
         return None
     faults = dict(zip(rows.tolist(), reasons.tolist(), strict=False))
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != total - len(faults):
@@ -339,10 +342,8 @@ def _decode(images: Images, order: Tensor, size: int | None) -> tuple[Tensor, di
 
 
 def _allocated(shape: tuple[int, int, int, int]) -> np.ndarray:
-    try:
-        require_memory({f"{shape[0]} images of {shape[3]}x{shape[2]} pixels": prod(shape)})
-    except NotEnoughMemory as error:
-        raise DataError(f"{error}; --set data.size=N makes them smaller, data.classes takes fewer") from None
+    hint = "--set data.size=N makes them smaller, data.classes takes fewer"
+    require_memory({f"{shape[0]} images of {shape[3]}x{shape[2]} pixels": prod(shape)}, hint=hint, error=DataError)
     return np.empty(shape, dtype=np.uint8)
 
 

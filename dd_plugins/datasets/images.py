@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dd_plugins.api import DataError
+from dd_plugins.errors import is_out_of_memory
 
 GRAY_MODES = ("1", "L", "LA")
 SCALED_FORMATS = ("PNG", "PPM")  # Pillow's mode "I" holds 16 bits for these, and 32 bits for others
@@ -118,5 +119,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
             raise DataError("is a Git LFS pointer, not the image; run `git lfs pull`") from None
         raise DataError("cannot be decoded (not an image format that Pillow knows)") from None
     except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise DataError(f"cannot be decoded ({type(error).__name__}: {reason})") from error

@@ -14,6 +14,7 @@ from torch import Tensor
 from dd_plugins.api import Conventions, DataError, Dataset, RawData, locked
 from dd_plugins.datasets.layout import parquet_files
 from dd_plugins.datasets.parquet import ParquetConfig, read_parquet
+from dd_plugins.errors import is_out_of_memory
 
 DIGITS = tuple("0123456789")
 
@@ -73,6 +74,8 @@ class TorchvisionSet(Dataset):
             with self._locked(root):
                 train, test = self._load(root, train=True), self._load(root, train=False)
         except Exception as error:  # torchvision raises anything from URLError to AssertionError
+            if is_out_of_memory(error):
+                raise
             raise DataError(
                 f"{self.name}: cannot be read or downloaded ({' '.join(str(error).split())}); "
                 f"put {self.files} under {root}, or parquet files into {folder}"

@@ -41,6 +41,12 @@ class GradientMatching(MatchingObjective):
     def network_for(self, images: Tensor, targets: Tensor, step: int) -> nn.Module:
         """The network of this step, trained as far as the method wants it."""
 
+    def working_bytes(self, network_bytes: int) -> int:
+        """Rows of the real images of all classes, and those images of one class."""
+        del network_bytes
+        rows = self.data.num_classes * self.config.batch_real * torch.int64.itemsize
+        return rows + self.config.batch_real * self.data.image_bytes
+
     def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
         """The loss of all classes, and its gradient; a class a thread, or a few on a GPU, hold their graph."""
         network = self.network_for(images, targets, step)

@@ -11,13 +11,21 @@ import torch
 from torch import nn
 
 from dd_plugins import registry
-from dd_plugins.api.config import PluginConfig
-from dd_plugins.api.memory import require_memory
+from dd_plugins.api.config import PluginConfig, parse_config
+from dd_plugins.api.memory import require_memory, shapes_only, tensor_bytes
 from dd_plugins.api.network import Network
-from dd_plugins.errors import DDPluginsError, NotEnoughMemory
+from dd_plugins.errors import DDPluginsError
 from dd_plugins.seeds import seeded_layers
 
-__all__ = ["build_network", "count_parameters", "instance_norm", "plain_layers", "stem_map", "stem_padding"]
+__all__ = [
+    "build_network",
+    "count_parameters",
+    "instance_norm",
+    "network_bytes",
+    "plain_layers",
+    "stem_map",
+    "stem_padding",
+]
 
 GREY_28 = (1, 28, 28)  # MNIST and its kin: the field pads their first map to 32x32, so that one network fits all
 
@@ -57,17 +65,21 @@ def build_network(
         >>> build_network("convnet", (3, 32, 32), 10, seed=0)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    values = config.model_dump(mode="json") if isinstance(config, PluginConfig) else dict(config or {})
-    require_memory({f"network {name}": network_bytes(name, image_shape, num_classes, values)}, device)
+    require_memory(
+        {f"network {name}": network_bytes(name, image_shape, num_classes, config)}, hint="a smaller network fits"
+    )
     with seeded_layers(seed):
         network: Network = registry.create("network", name, image_shape, num_classes, config)
     return network.to(device)
 
 
 def network_bytes(
-    name: str, image_shape: tuple[int, int, int], num_classes: int, config: Mapping[str, Any] | None = None
+    name: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    config: PluginConfig | Mapping[str, Any] | None = None,
 ) -> int:
-    """Bytes of a network's parameters and buffers, found without allocating them.
+    """Bytes of a network's parameters and buffers, by its shapes alone: nothing is allocated, nothing is drawn.
 
     Args:
         name: The plugin.
@@ -76,28 +88,27 @@ def network_bytes(
         config: Its settings.
 
     Returns:
-        The number of bytes; 0 if the network cannot be built without data, so that nothing is known ahead.
+        The number of bytes; 0 if the network cannot be built without contents, so that nothing is known ahead.
 
     Raises:
-        NotEnoughMemory: If there are more than can be counted.
+        NotEnoughMemory: If there are more than can be counted, or more layers than can be created.
     """
-    return _network_bytes(name, tuple(image_shape), num_classes, json.dumps(dict(config or {}), sort_keys=True))
+    network_class: Any = registry.load("network", name)
+    settings = parse_config(network_class.Config, config, "network").model_dump_json()
+    return _network_bytes(network_class, tuple(image_shape), num_classes, settings)
 
 
 @lru_cache(maxsize=256)
-def _network_bytes(name: str, image_shape: tuple[int, int, int], num_classes: int, config: str) -> int:
+def _network_bytes(
+    network_class: type[Network], image_shape: tuple[int, int, int], num_classes: int, settings: str
+) -> int:
     try:
-        cls = registry.load("network", name)
-        with seeded_layers(0), torch.device("meta"):
-            network: Network = cls(image_shape, num_classes, json.loads(config))
+        with seeded_layers(0), shapes_only(f"network {network_class.__name__}"):
+            return tensor_bytes(network_class(image_shape, num_classes, json.loads(settings)))
     except DDPluginsError:
         raise
-    except Exception as error:
-        # torch's words for more elements than 64 bits count
-        if any(text in str(error) for text in ("overflow", "Overflow", "SymInt")):
-            raise NotEnoughMemory(f"a network {name} of {config} is larger than any memory") from error
-        return 0  # it computes with its weights: what else is wrong shows when it is built
-    return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    except Exception:  # the code of a third party may need contents; building it tells what else is wrong
+        return 0
 
 
 def count_parameters(network: nn.Module) -> int:

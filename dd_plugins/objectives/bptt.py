@@ -53,6 +53,11 @@ class BPTT(MatchingObjective):
         super().prepare(real, targets, context)
         self.members = [torch.nonzero(targets.cpu() == label).flatten() for label in range(self.data.num_classes)]
 
+    def working_bytes(self, network_bytes: int) -> int:
+        """The weights after every step, and the real images."""
+        classes = min(self.config.classes or self.data.num_classes, self.data.num_classes)
+        return self.config.unroll * network_bytes + classes * self.config.batch_real * self.data.image_bytes
+
     def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
         """One training of a fresh network, and the gradient through all of it."""
         del step

@@ -78,6 +78,13 @@ class CAFE(MatchingObjective):
         with torch.no_grad():
             network.taps(torch.zeros(2, *self.data.image_shape))
 
+    def working_bytes(self, network_bytes: int) -> int:
+        """Real images: those of one class in a step, or those of all classes that accuracy is measured on."""
+        del network_bytes
+        config, image = self.config, self.data.image_bytes
+        probed = self.data.num_classes * config.probe * image if config.loops == "adaptive" else 0
+        return max(config.batch_real * image, probed)
+
     def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
         """``sum_j w_j sum_c || mean f_j(real) - mean f_j(synthetic) ||^2 + 0.01 sum_i CE(f(x_i) . centres, y_i)``."""
         del step

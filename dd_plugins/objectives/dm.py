@@ -48,6 +48,11 @@ class DM(DifferentiableObjective):
         with torch.no_grad():
             network.embed(torch.zeros(2, *self.data.image_shape))
 
+    def working_bytes(self, network_bytes: int) -> int:
+        """The real images of a step, all classes together."""
+        del network_bytes
+        return self.data.num_classes * self.config.batch_real * self.data.image_bytes
+
     def loss(self, images: Tensor, targets: Tensor, step: int) -> Tensor:
         """Sum over classes of ``|| mean psi(A(real)) - mean psi(A(synthetic)) ||^2``, with one draw of A a class."""
         del step

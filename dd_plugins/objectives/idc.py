@@ -68,6 +68,12 @@ class IDC(GradientMatching):
         self.network_augmentation = Augmentation.idc(self.config.network_strategy)
         self.pool: list[TrainedNetwork] = []
 
+    def working_bytes(self, network_bytes: int) -> int:
+        """The other networks of the pool, and the larger batch of real images."""
+        config, image = self.config, self.data.image_bytes
+        trained = config.network_batch * image if config.network_updates else 0
+        return (config.pool - 1) * network_bytes + max(super().working_bytes(network_bytes), trained)
+
     def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
         """Nothing is trained yet: the pool is filled at the first step, so that a resumed run need not."""
         super().prepare(real, targets, context)

@@ -79,9 +79,9 @@ class HaBa(Parameterization):
         self.decoder_bias = nn.Parameter(torch.zeros(styles, channels))
         # Within a class: all its bases under the first hallucinator, then under the second, and so on.
         counts = torch.tensor(self.counts)
-        within = torch.cat([torch.arange(int(count)) for count in counts])
-        own = (counts // styles).repeat_interleave(counts)
-        first = ((torch.cumsum(counts, 0) - counts) // styles).repeat_interleave(counts)
+        within = torch.cat([torch.arange(count) for count in self.counts])
+        own = (counts // styles)[self.labels]
+        first = ((torch.cumsum(counts, 0) - counts) // styles)[self.labels]
         self.register_buffer("_style", within // own, persistent=False)
         self.register_buffer("_base_of", first + within % own, persistent=False)
 

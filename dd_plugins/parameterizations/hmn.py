@@ -96,6 +96,12 @@ class HMN(Parameterization):
         self.decoder = nn.ModuleList(_empty_conv(a, b, 3) for a, b in pairwise(channels))
         self.output = _empty_conv(channels[-1], self.data.image_shape[0], 3)
 
+    def working_bytes(self) -> int:
+        """One batch of the warm start."""
+        config = self.config
+        used = config.init == "real" and config.warm_start_steps
+        return config.warm_start_batch * self.data.image_bytes if used else 0
+
     @torch.no_grad()
     def reset(self, generator: Generator, real: RealData | None) -> None:
         """Draws memories from N(0, 1) and Kaiming-normal weights, then fits real images if ``init`` is ``real``."""
@@ -183,7 +189,8 @@ class HMN(Parameterization):
 
 def _empty_conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
     """A convolution with all weights zero: building draws nothing."""
-    conv = nn.utils.skip_init(nn.Conv2d, inputs, outputs, kernel, padding=kernel // 2)
+    device = torch.empty(0).device  # the default one, which may be "meta"
+    conv = nn.utils.skip_init(nn.Conv2d, inputs, outputs, kernel, padding=kernel // 2, device=device)
     for parameter in conv.parameters():
         nn.init.zeros_(parameter)
     return conv

@@ -165,6 +165,10 @@ class HPD(Parameterization):
         assert isinstance(config, HPD.Config)
         return (f"recipe {VERSION}" if config.prior is None else stored_sha256(Path(config.prior)),)
 
+    def working_bytes(self) -> int:
+        """Class numbers of the samples of one class."""
+        return self.config.samples * torch.int64.itemsize if self.config.init == "cluster" else 0
+
     def _use(self, prior: LayeredGenerator) -> None:
         """Takes a generator, and checks the levels against it."""
         self._prior = (prior.to(self.images.device),)

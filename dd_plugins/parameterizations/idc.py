@@ -63,11 +63,11 @@ class IDC(Parameterization):
         self.images = nn.Parameter(torch.zeros(num_images // tiles, *self.data.image_shape))
         counts = torch.tensor(self.counts)
         first = torch.cumsum(counts, 0) - counts
-        within = torch.cat([torch.arange(int(count)) for count in counts])
-        stored = (counts // tiles).repeat_interleave(counts)
+        within = torch.cat([torch.arange(count) for count in self.counts])
+        stored = (counts // tiles)[self.labels]
         # Tile-major within a class: the first tile of all its stored images, then the second of all, and so on.
         self.register_buffer("_tile", within // stored, persistent=False)
-        image = (first // tiles).repeat_interleave(counts) + within % stored
+        image = (first // tiles)[self.labels] + within % stored
         self.register_buffer("_image", image, persistent=False)
 
     _tile: Tensor

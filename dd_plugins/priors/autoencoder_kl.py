@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from dd_plugins.api import DataError, MissingExtraError
+from dd_plugins.errors import is_out_of_memory
 from dd_plugins.priors.base import LayeredGenerator, Styles
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -48,6 +49,8 @@ class AutoencoderKLDecoder(LayeredGenerator):
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             raise DataError(f"{folder}: no {NAME} there ({' '.join(str(error).split())[:200]})") from None
         if missing := sorted(notes.get("missing_keys", [])):  # diffusers would leave them as they were drawn
             raise DataError(f"{folder}: the weights lack {', '.join(missing[:3])} and {max(0, len(missing) - 3)} more")

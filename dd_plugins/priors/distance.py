@@ -33,6 +33,7 @@ from dd_plugins.api import (
     write_tensors,
 )
 from dd_plugins.api.progress import StartJob, silent_job
+from dd_plugins.errors import is_out_of_memory
 from dd_plugins.priors.gates import learned_nothing
 from dd_plugins.priors.store import one_at_a_time
 from dd_plugins.seeds import seed_for
@@ -191,6 +192,8 @@ def find_judge(
         judge.load_state_dict(tensors)
         reached = float(notes["validation_accuracy"])
     except (SyntheticFileError, RuntimeError, KeyError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         why = " ".join(str(error).split())[:200]
         raise DataError(f"{file} holds no classifier of this kind ({why}); remove it to train it again") from None
     if learned_nothing(reached, 1 / real.spec.num_classes):

@@ -22,6 +22,7 @@ from dd_plugins.api import (
 )
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.api.reading import read_json
+from dd_plugins.errors import is_out_of_memory
 from dd_plugins.priors.base import ForClasses, check_contract
 from dd_plugins.priors.gates import Gates, measure, spread_of_real
 from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, one_at_a_time, save_prior
@@ -118,6 +119,8 @@ def _train(trainer: Trainer, checkpoint: Path, job: StartJob, checkpoint_seconds
             trainer.load_state_dict(tensors)
             spent = float(notes["seconds"])
         except (KeyError, ValueError, RuntimeError, SyntheticFileError) as error:
+            if is_out_of_memory(error):
+                raise
             why = " ".join(str(error).split())[:200]
             raise DataError(f"{checkpoint} does not fit this prior ({why}); remove it to begin again") from None
     begun = saved = time.perf_counter()

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dd_plugins.api import DataError, DDPluginsError, parse_config, read_tensors, temporary_folder
+from dd_plugins.errors import is_out_of_memory
 from dd_plugins.priors.base import check_contract
 from dd_plugins.priors.convert import WEIGHTS, convert
 from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, save_prior
@@ -55,6 +56,8 @@ def convert_stylegan(source: Path, to: Path, key: str = "G_ema", licence: str = 
     except DataError:
         raise
     except (DDPluginsError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         why = " ".join(str(error).split())[:300]
         raise DataError(
             f"{source}: its network is not one that can be rebuilt ({type(error).__name__}: {why})"

@@ -21,6 +21,7 @@ from safetensors.torch import load as load_bytes
 from dd_plugins.api import DataError, DataSpec, PluginConfig, Prior, locked, write_atomically, write_tensors
 from dd_plugins.api.progress import StartJob
 from dd_plugins.api.reading import check_regular, read_json, validated
+from dd_plugins.errors import is_out_of_memory
 from dd_plugins.priors import autoencoder_kl
 from dd_plugins.priors.base import ForClasses, LayeredGenerator
 from dd_plugins.priors.gates import Gates
@@ -206,6 +207,8 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
         tensors = load_bytes(content)
         made.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise DataError(f"{path / WEIGHTS} does not hold this prior ({' '.join(str(error).split())[:200]})") from None
     if any(not bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise DataError(f"{path / WEIGHTS} holds NaN or infinite values")

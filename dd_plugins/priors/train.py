@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dd_plugins.api import DivergedError, PluginConfig, RealData
+from dd_plugins.api.memory import require_memory, shapes_only, tensor_bytes
 from dd_plugins.priors.base import Styles, pixel_values
 from dd_plugins.priors.small import SLOPE, SmallConfig, SmallGenerator, sides
 from dd_plugins.seeds import make_generator, seed_for, seeded_layers
@@ -66,12 +67,22 @@ class Trainer(ABC):
             noise=recipe.noise,
             style=recipe.style,
         )
+        self._check_memory()
         with seeded_layers(seed_for("prior weights", recipe.seed)):
             self.networks = nn.ModuleDict(self.build()).to(real.device)
             self.exported = self.make().to(real.device)
         self.exported.load_state_dict(self.model.state_dict())
         self.exported.eval().requires_grad_(False)
         self.optimizers = {name: self._adam(network) for name, network in self.networks.items()}
+
+    def _check_memory(self) -> None:
+        """Refuses networks, or a batch, that cannot fit; before they are allocated."""
+        recipe = self.recipe
+        with torch.random.fork_rng(devices=[]), shapes_only("the prior"):
+            networks = sum(tensor_bytes(network) for network in self.build().values())
+        batch = min(recipe.classes, self.config.num_classes) * recipe.images * self.real.spec.image_bytes
+        held = {"networks of the prior": 4 * networks, "a batch": batch}  # weights, gradients, two moments of Adam
+        require_memory(held, self.real.device, "smaller parameterization.recipe sizes need less")
 
     @property
     def model(self) -> SmallGenerator:

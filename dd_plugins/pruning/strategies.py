@@ -84,6 +84,10 @@ class ScoreAndSelect(PruningStrategy):
 
     config: Config
 
+    def working_bytes(self, network_bytes: int) -> int:
+        """All networks whose training is watched."""
+        return 0 if self.config.score == "random" else self.config.networks * network_bytes
+
     def score(self, images: SyntheticSet, context: Context) -> Tensor:
         """A score for every image: float64, ``(N,)``, as published (see `EASY_IS_HIGH` for its direction)."""
         config, targets = self.config, images.targets

@@ -32,10 +32,12 @@ from dd_plugins.api import (
 )
 from dd_plugins.api.faults import shortened
 from dd_plugins.api.files import opened
+from dd_plugins.api.memory import require_memory, tensor_bytes
 from dd_plugins.seeds import seed_for
 from dd_plugins.training import Strategy, TrainConfig, accuracy, networks_at_once, train_networks
 from dd_plugins.trajectories.unroll import flat_weights
 
+MAX_EXPERTS = 1_000_000  # each has a file
 KEY = "weights"  # float, (epochs + 1, P), in every expert's file
 MADE_FOR = "made_for"  # in the file's metadata: the folder it belongs into, which names data set, network and recipe
 DAMAGED = "; it is damaged; remove it to train this expert again"
@@ -97,7 +99,8 @@ class ExpertStore:
         Raises:
             DataError: If one that is there is damaged, or of another network, data set or recipe.
         """
-        there = [self.file(number).exists() for number in range(count)]
+        names = {path.name for path in self.path.glob("expert-*.safetensors")}
+        there = [self.file(number).name in names for number in range(count)]
         for number in (number for number, found in enumerate(there) if found):
             with self._opened(number) as rows:
                 if size is not None and rows.get_shape()[1] != size:
@@ -164,10 +167,19 @@ class ExpertStore:
                 raise DataError(f"{self.file(number)}: {dtype} {shape} is no float32 of {wanted} rows{DAMAGED}")
             yield rows
 
+    def _check_memory(self, network: Network, count: int) -> None:
+        """Refuses more networks, or more snapshots of them, than can be held until a group is done."""
+        one, epochs = tensor_bytes(network), self.recipe.epochs
+        hint = "--at-once trains fewer; fewer objective.training_epochs and a smaller network need less"
+        require_memory({f"{count:,} experts": 2 * count * one}, self.real.device, hint)
+        require_memory({f"weights after each of {epochs:,} epochs": count * (epochs + 1) * one}, hint=hint)
+
     def _train_together(self, group: Sequence[int], strategy: Strategy) -> Iterator[int]:
         """Trains a group epoch by epoch; yields behind each."""
         partial = self.path / f"partial-{group[0]:04d}-{len(group)}.safetensors"
-        networks = [self.make_network(seed_for("expert", number)).train() for number in group]
+        first = self.make_network(seed_for("expert", group[0])).train()
+        self._check_memory(first, len(group))
+        networks = [first, *(self.make_network(seed_for("expert", number)).train() for number in group[1:])]
         snapshots = [[flat_weights(network).cpu()] for network in networks]
         if (before := _taken_back(partial, group, snapshots[0][0].numel())) is not None:
             snapshots = before

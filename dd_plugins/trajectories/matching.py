@@ -33,7 +33,7 @@ from dd_plugins.api import (
     UsageError,
 )
 from dd_plugins.augmentation import Augmentation, default_strategy
-from dd_plugins.trajectories.experts import ExpertRecipe, ExpertStore
+from dd_plugins.trajectories.experts import MAX_EXPERTS, ExpertRecipe, ExpertStore
 from dd_plugins.trajectories.unroll import Batch, FlatNetwork, pull_back, train_on
 
 FOLDER = "experts"  # within the cache
@@ -54,7 +54,7 @@ class TrajectoryMatchingConfig(PluginConfig):
     lr_floor: float | None = Field(None, gt=0, description="least learning rate; None: unconstrained")
     gradient: Literal["exact", "tesla"] = Field("exact", description="through all steps, or TESLA's truncated one")
     strategy: str = Field("auto", description="DSA, not siamese, drawn anew every step; auto: the field's")
-    experts: int = Field(100, ge=1, description="expert trajectories")
+    experts: int = Field(100, ge=1, le=MAX_EXPERTS, description="expert trajectories")
     training_epochs: int = Field(50, ge=1, description="epochs of each expert")
     training_lr: float = Field(0.01, gt=0, description="learning rate of the experts, plain SGD")
     training_batch: int = Field(256, ge=1, description="real images an update of the experts")
@@ -115,6 +115,10 @@ class TrajectoryMatching(MatchingObjective):
         if missing:
             with context.job("train experts", missing * recipe.epochs) as update:
                 self.store.train(self.config.experts, on_epoch=update)
+
+    def working_bytes(self, network_bytes: int) -> int:
+        """The weights after every step."""
+        return self.config.syn_steps * network_bytes
 
     def match(self, images: Tensor, targets: Tensor, step: int) -> Match:
         """One trajectory from an expert's weights, and the gradient through all of it."""
