@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,17 @@ def load(kind: str, spec: str) -> type[Any]:
         UntrustedPluginError: If ``spec`` is a ``module:Class`` that nothing but a file has named (see `add_trusted`).
         PluginLoadError: With the distribution, its version, the entry point and the original cause.
     """
+    return _load(kind, spec) if ":" in spec else _load_installed(kind, spec, tuple(sys.path))
+
+
+@lru_cache(maxsize=256)
+def _load_installed(kind: str, spec: str, path: tuple[str, ...]) -> type[Any]:
+    """Kept for each import path: networks are built again and again, and reading all metadata takes longer."""
+    del path
+    return _load(kind, spec)
+
+
+def _load(kind: str, spec: str) -> type[Any]:
     info = find(kind, spec)
     who = f"{kind} {spec!r} ({info.distribution} {info.version}, {info.value})".replace(" ,", ",")
     loaded = _import(info.value, who, installed=info.distribution != MODULE)
@@ -275,6 +287,8 @@ def _import(value: str, who: str, installed: bool) -> Any:
 def _make_importable(module: str) -> None:
     """Puts the current folder at the end of the path, for a plugin under development that is in it."""
     top = module.partition(".")[0]
+    if top in sys.modules:  # also __main__, which has no spec to be found by
+        return
     if importlib.util.find_spec(top) is None and (Path(f"{top}.py").is_file() or Path(top).is_dir()):
         sys.path.append(str(Path.cwd()))
 

@@ -335,3 +335,14 @@ def test_shell_completion_lists_names_and_imports_nothing(install, tmp_path):
     names, modules = json.loads(out.stdout)
     assert {"hmn", "dd-slow/slow", "dd-crash/crash"} <= set(names)
     assert not {"torch", "numpy", "dd_slow", "dd_crash"} & set(modules)
+
+
+def test_a_class_that_was_loaded_is_found_without_reading_metadata_again(install, monkeypatch):
+    install("dd-lowrank", ["lowrank"])
+    loaded = registry.load("parameterization", "lowrank")
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "list_plugins", lambda kind: pytest.fail("metadata were read again"))
+        assert registry.load("parameterization", "lowrank") is loaded
+    monkeypatch.setattr(sys, "path", sys.path[1:])  # without the folder that it is installed in
+    with pytest.raises(UnknownPluginError):
+        registry.load("parameterization", "lowrank")

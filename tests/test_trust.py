@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -172,3 +174,17 @@ def test_trust_ends_with_its_scope():
         registry.load("network", spec)
     with pytest.raises(UntrustedPluginError, match=f"--trust {spec}"):
         registry.load("network", spec)
+
+
+def test_a_class_of_the_running_script(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dd_plugins import registry\n"
+        "from dd_plugins.networks.convnet import ConvNet\n"
+        "class Mine(ConvNet):\n"
+        "    api_version = 1\n"
+        "with registry.trusted('__main__:Mine'):\n"
+        "    assert registry.load('network', '__main__:Mine') is Mine\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
