@@ -1,5 +1,8 @@
 """The decoder of a diffusers AutoencoderKL as a prior: the real package, with a tiny model."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from made_up import make_real, make_spec
@@ -81,3 +84,13 @@ def test_without_diffusers_the_line_to_install_it_is_told(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'dd-plugins\[diffusers\]'"):
         load_prior(folder, SPEC)
+
+
+@pytest.mark.parametrize("change", [{"layers_per_block": 1.5}, {"block_out_channels": "x"}, {"norm_num_groups": None}])
+def test_sizes_of_a_wrong_type_are_refused_in_one_line(change, folder, tmp_path):
+    made = shutil.copytree(folder, tmp_path / "kl")
+    config = json.loads((made / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(DataError, match="no AutoencoderKL there") as caught:
+        load_prior(made, SPEC)
+    assert "\n" not in str(caught.value)

@@ -695,3 +695,10 @@ def test_gates_that_cannot_be_measured_cost_no_training(tmp_path, monkeypatch):
 def test_an_interrupt_that_no_job_heard_is_not_lost():
     with pytest.raises(KeyboardInterrupt), interruptible_jobs(Reporter(Console(quiet=True))):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_sizes_that_the_file_does_not_hold_are_not_allocated(tmp_path):
+    saved(tmp_path)
+    forget(tmp_path, config={"image_shape": [2, 8, 8], "num_classes": 4, "width": 10**6})  # terabytes
+    with pytest.raises(DataError, match=r"does not hold this prior .*size mismatch"):
+        load_prior(tmp_path)

@@ -48,7 +48,7 @@ class AutoencoderKLDecoder(LayeredGenerator):
             model, notes = AutoencoderKL.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # diffusers raises anything on sizes of a wrong type
             if is_out_of_memory(error):
                 raise
             raise DataError(f"{folder}: no {NAME} there ({' '.join(str(error).split())[:200]})") from None

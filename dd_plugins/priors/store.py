@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 
 from dd_plugins.api import DataError, DataSpec, PluginConfig, Prior, locked, write_atomically, write_tensors
+from dd_plugins.api.memory import shapes_only
 from dd_plugins.api.progress import StartJob
 from dd_plugins.api.reading import check_regular, read_json, validated
 from dd_plugins.errors import is_out_of_memory
@@ -203,8 +204,10 @@ def _load_own(path: Path, data: DataSpec | None, sha256: str | None) -> StoredPr
     content = _read(path / WEIGHTS)
     _check_digest(path / WEIGHTS, content, about["sha256"], sha256)
     try:
-        made: LayeredGenerator = made_by(config)
         tensors = load_bytes(content)
+        with shapes_only("the prior"):  # a generator of sizes that the file does not hold is not allocated
+            made_by(config).load_state_dict(tensors, assign=True)
+        made: LayeredGenerator = made_by(config)
         made.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError) as error:
         if is_out_of_memory(error):
