@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_files_of_living_owners_and_of_others_stay(tmp_path):
         path.name for path in (mine, elsewhere, foreign, tmp_path / "kept.tmp")
     }
     sweep(tmp_path / "missing")
+
+
+def test_files_of_other_programs_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    others = [tmp_path / name for name in (".notes.123.tmp", ".lock.7.tmp", ".record.json.123.tmp")]
+    for path in others:
+        path.write_bytes(b"")
+        os.utime(path, (0, 0))
+    with temporary_folder():
+        assert all(path.exists() for path in others)
+    sweep(tmp_path)
+    assert [path.exists() for path in others] == [True, True, False]
 
 
 def test_threads_write_the_same_file_at_once(tmp_path):

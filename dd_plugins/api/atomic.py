@@ -25,7 +25,9 @@ from dd_plugins.errors import FolderReplaced, UsageError
 
 KEPT_SECONDS = 7 * 24 * 3600.0  # for files whose owner cannot be checked: of other hosts, of earlier releases
 NAME_LENGTH = 24  # characters of the final name within a temporary one, which must not exceed 255 bytes
-TEMPORARY = re.compile(r"\..*\.((?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}|\d+)\.tmp", re.DOTALL)
+OWNED = r".*\.(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}"
+EARLIER = r".*\.(?:json|jsonl|yaml|safetensors|npz|npy|pt|csv|png|svg|pdf)\.\d+"  # other programs have such names, too
+TEMPORARY = re.compile(rf"\.(?:{OWNED}|{EARLIER})\.tmp", re.DOTALL)
 
 # (file, st_dev, st_ino) of the lock of each folder that must stay in place while this context writes to it
 _guarded: ContextVar[tuple[tuple[Path, int, int], ...]] = ContextVar("_guarded", default=())
@@ -73,14 +75,19 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name[:NAME_LENGTH]}.{owner}.tmp")
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, name: str = "") -> None:
     """Removes the temporary files and folders of processes that ended, directly within ``folder``.
 
-    Those of other hosts, and of releases whose names did not tell the owner, are removed after seven days.
+    Those of other hosts, and of earlier releases, whose names did not contain the owner, are removed after seven days.
     What cannot be removed stays; a missing folder is no error.
+
+    Args:
+        folder: The folder.
+        name: Beginning of the final names, for a folder that is shared with other programs.
     """
     with suppress(OSError), os.scandir(folder) as entries:
-        found = [(entry, match) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
+        named = [entry for entry in entries if entry.name.startswith(f".{name}")]
+        found = [(entry, match) for entry in named if (match := TEMPORARY.fullmatch(entry.name))]
         for entry in (entry for entry, match in found if _is_left(match, entry)):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
@@ -147,7 +154,7 @@ def temporary_folder(target: Path | None = None) -> Iterator[Path]:
         target: The folder is made next to it; None: in the system's folder of temporary files, for this user alone.
     """
     near = target or Path(tempfile.gettempdir()) / "dd-plugins"
-    sweep(near.parent)
+    sweep(near.parent, "" if target else f"{near.name}.")
     folder = temporary_path(near)
     with _naming(target or near.parent):
         folder.mkdir(0o700 if target is None else 0o777)
