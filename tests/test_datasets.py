@@ -513,6 +513,9 @@ def test_tiny_imagenet_as_its_archive_has_it(tmp_path, name):
     annotations.write_text(annotations.read_text().replace("cat", "cow"))
     with pytest.raises(DataError, match=r"val_annotations\.txt, line 1: there is no class 'cow'"):
         load("tiny-imagenet", tmp_path)
+    annotations.write_text(f"../../train/{NAMES[0]}/images/x.JPEG\t{NAMES[0]}\n/dev/zero\t{NAMES[0]}\n")
+    with pytest.raises(DataError, match=r"line 1: '\.\./\.\./train.*' is no name of a file; line 2: '/dev/zero' is"):
+        load("tiny-imagenet", tmp_path)
 
 
 def test_tiny_imagenet_as_parquet_or_missing(tmp_path):

@@ -128,15 +128,13 @@ def decode_raw(
     skipped = _locate(images, decoded.faults)
     if skipped:
         notes = [*notes, f"{len(skipped)} of {len(order)} images are left out: {first_of(skipped)}"]
-    usable = torch.ones(len(order), dtype=torch.bool)
-    usable[list(decoded.faults)] = False
-    count = int(usable[train_rows].sum())
-    kept = labels[order[usable[order]]]
+    kept = order[[row not in decoded.faults for row in order.tolist()]]
+    count = len(train_rows) - sum(row in decoded.faults for row in train_rows.tolist())
     return RawData(
         train_images=decoded.images[:count],
-        train_labels=kept[:count],
+        train_labels=labels[kept[:count]],
         test_images=decoded.images[count:],
-        test_labels=kept[count:],
+        test_labels=labels[kept[count:]],
         class_names=tuple(class_names),
         mean=decoded.mean,
         std=decoded.std,
@@ -301,6 +299,8 @@ def _read_cached(path: Path, total: int, config: ImageConfig) -> Decoded | None:
             raise
         return None
     faults = dict(zip(rows.tolist(), reasons.tolist(), strict=False))
+    if not all(0 <= row < total for row in faults):
+        return None
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != total - len(faults):
         return None
     if statistics.shape != (2, images.shape[1]) or not np.isfinite(statistics).all():

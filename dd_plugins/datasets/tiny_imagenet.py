@@ -84,5 +84,13 @@ def _read_validation(folder: Path, class_names: list[str]) -> EncodedSplit:
     ]
     if wrong:
         raise DataError(f"{table}, {first_of(wrong)}")
+    if outside := [
+        f"line {n}: {row[0]!r} is no name of a file" for n, row in enumerate(rows, 1) if not _is_name(row[0])
+    ]:
+        raise DataError(f"{table}, {first_of(outside)}")
     paths = [folder / "val" / "images" / row[0] for row in rows]
     return split_of_files(paths, torch.tensor([numbers[row[1]] for row in rows], dtype=torch.int64))
+
+
+def _is_name(text: str) -> bool:
+    return text == Path(text).name and "\0" not in text
