@@ -43,13 +43,13 @@ def locked(file: Path, what: str | None = None, poll: Callable[[], None] = lambd
         BlockingIOError: If another process holds it, and ``what`` is None.
         OSError: If the file cannot be made, or its file system has no locks; names the file.
     """
-    told, wait = time.monotonic(), FIRST_NOTICE_SECONDS
+    reported, wait = time.monotonic(), FIRST_NOTICE_SECONDS
     while (held := _acquired(file)) is None:
         if what is None:
             raise BlockingIOError(f"{file} is held by {holder(file)}")
         poll()
-        if time.monotonic() - told >= wait:
-            told, wait = time.monotonic(), NOTICE_SECONDS
+        if time.monotonic() - reported >= wait:
+            reported, wait = time.monotonic(), NOTICE_SECONDS
             logger.warning("waiting for %s: %s is held by %s", what, file, holder(file))
         time.sleep(POLL_SECONDS)
     try:

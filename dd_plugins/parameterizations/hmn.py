@@ -151,15 +151,15 @@ class HMN(Parameterization):
         rows, columns = size.memory_shape(self.data)
         grid = f"{rows}" if rows == columns else f"{rows}x{columns}"
         share = shared / self.budget.elements
-        told = (
+        sizes = (
             f"hmn: grid {grid}, channels of m^D {size.dataset_channels}, m^C {size.class_channels}, "
             f"m^I {size.instance_channels}, f {size.extractor_channels}, decoder {list(size.widths)}; R = {shared} "
             f"({share:.1%} of the budget), s = {size.instance(self.data)} an image, G = {min(self.counts)}"
         )
         if share <= MOST_SHARED:
-            return told
+            return sizes
         return (
-            f"{told}; warning: most of the budget goes to the decoder and to memories that all images share, "
+            f"{sizes}; warning: most of the budget goes to the decoder and to memories that all images share, "
             f"which a larger IPC or smaller sizes would change"
         )
 

@@ -32,7 +32,7 @@ ScoreName = Literal[
 ]
 SelectorName = Literal["double-end", "keep-easy", "keep-hard", "stratified", "top"]
 GRID = tuple(tenth / 10 for tenth in range(11))
-ENDS_EARLY = ("el2n", "grand", *OF_FEATURES)  # scores whose training tells no other score, or ends before it can
+ENDS_EARLY = ("el2n", "grand", *OF_FEATURES)  # scores whose training gives no other score, or ends too early for it
 
 
 class WatchedTraining(PluginConfig):

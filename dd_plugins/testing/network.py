@@ -66,8 +66,8 @@ def check_can_be_differentiated_twice(subject: Subject) -> None:
         tried.append((above - below) / (2 * step))
         if abs(found - tried[-1]) < 1e-2 * max(abs(tried[-1]), 1e-12):
             return
-    told = " or ".join(f"{expected:.6g}" for expected in tried)
-    raise AssertionError(f"{subject.name}: second derivative {found:.6g}, but by finite differences {told}")
+    expected = " or ".join(f"{value:.6g}" for value in tried)
+    raise AssertionError(f"{subject.name}: second derivative {found:.6g}, but by finite differences {expected}")
 
 
 def check_weights_follow_the_seed(subject: Subject) -> None:

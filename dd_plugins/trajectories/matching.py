@@ -147,11 +147,11 @@ class TrajectoryMatching(MatchingObjective):
         """How the learned learning rate has changed, and which setting to lower."""
         config, latest = self.config, list(self._latest) or [self.config.start_lr]
         course = ", ".join(f"{rate:.4g}" for rate in latest)
-        told = f"the learned learning rate began at {config.start_lr:g}, its latest values are {course}"
+        history = f"the learned learning rate began at {config.start_lr:g}, its latest values are {course}"
         if config.start_lr / FAR < latest[-1] < config.start_lr * FAR:
-            return f"{told}; a smaller optimizer.lr or objective.start_lr may help"
+            return f"{history}; a smaller optimizer.lr or objective.start_lr may help"
         floor = "" if config.lr_floor else ", or an objective.lr_floor,"
-        return f"{told}; an objective.lr_lr below {config.lr_lr:g}{floor} may help"
+        return f"{history}; an objective.lr_lr below {config.lr_lr:g}{floor} may help"
 
     def state_dict(self) -> dict[str, Tensor]:
         """The learning rate, its velocity and the generator."""
