@@ -26,6 +26,7 @@ from dd_plugins.api.memory import available_memory, control_group_memory, in_uni
 from dd_plugins.api.stored import StoredHeader, write_stored
 from dd_plugins.errors import allocator_errors, is_out_of_memory
 from dd_plugins.networks import build_network, network_bytes
+from dd_plugins.parameterizations.pixel import Pixel
 from dd_plugins.threads import side_by_side
 
 SPEC = DataSpec("made up", 10, (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
@@ -54,7 +55,7 @@ def test_budgets_beyond_the_machine_are_refused_at_once(container, ipc, tmp_path
         ("network.width=10000000", "networks and real batches "),
         ("protocol.network.width=10000000", "networks "),
         ("network.width=4611686018427387904", "larger than any memory"),
-        ("parameterization.warm_start_batch=1000000000000", "initialization "),
+        ("parameterization.warm_start_batch=1000000000000", "real batches "),
         ("objective.pool=1000000000000", "networks and real batches "),
         ("objective.batch_real=1000000000000", "networks and real batches "),
         ("objective.network_batch=1000000000000", "networks and real batches "),
@@ -74,7 +75,7 @@ def test_sizes_beyond_the_machine_are_refused_at_once(setting, told, capsys):
         (("--param", "idc", "--set", "parameterization.factor=1000000"), "would leave its last tiles empty"),
         (("--method", "haba", "--ipc", 5, "--set", "parameterization.published_size=true",
           "--set", "parameterization.hallucinators=1000000000"), "decoded images "),
-        (("--method", "h-pd", "--set", "parameterization.samples=1000000000000"), "initialization "),
+        (("--method", "h-pd", "--set", "parameterization.samples=1000000000000"), "real batches "),
         (("--method", "dm", "--set", "objective.batch_real=1000000000000"), "networks and real batches "),
         (("--method", "mtt", "--set", "objective.syn_steps=1000000000000"), "networks and real batches "),
         (("--method", "mtt", "--set", "objective.experts=1000000000000"), "objective.experts = 1000000000000"),
@@ -150,7 +151,9 @@ def test_the_estimate_is_what_the_tensors_take(container, optimizer):
     made = build_container(config, real)
     held = {value.untyped_storage().data_ptr(): value.nbytes for value in (*made.parameters(), *made.buffers())}
     assert phases["condensation"]["container"] == sum(held.values())
-    assert phases["condensation"]["decoded images"] == made.decode().nbytes
+    stored = phases["the check of the stored set"]
+    assert stored["container"] == 2 * phases["condensation"]["container"]
+    assert stored["decoded images"] == 2 * made.decode().nbytes == 2 * phases["evaluation"]["decoded images"]
     assert phases["condensation"]["data"] == real.train.pixels.nbytes
     network = network_factory(config, real, real.device)(0)
     weights = sum(p.nbytes for p in network.parameters())
@@ -168,7 +171,36 @@ def test_the_estimate_is_what_the_tensors_take(container, optimizer):
         learning.step()
         states = [v for state in learning.state.values() for v in state.values() if torch.is_tensor(v) and v.dim()]
         taken = sum(v.nbytes for v in states) + sum(p.grad.nbytes for p in made.parameters())
+        assert stored["optimizer state"] == sum(v.nbytes for v in states)
         assert phases["condensation"]["gradients and optimizer state"] == taken
+
+
+def test_without_steps_nothing_is_learned():
+    config = resolve({"parameterization": "pixel", "steps": 0})
+    estimate = estimate_memory(config, load_real(config, Options(None, torch.device("cpu"))))
+    assert "condensation" not in estimate.phases
+    assert estimate.phases["the check of the stored set"]["optimizer state"] == 0
+    assert estimate.total == max(sum(held.values()) for held in estimate.phases.values())
+
+
+class Reads(Pixel):
+    """A container that reads a tensor while it is built, as a third party's may: it has no shape without content."""
+
+    api_version = 1
+
+    def build(self, num_images):
+        super().build(num_images)
+        self.most = int(torch.tensor(self.counts).max())
+
+
+def test_what_cannot_be_sized_is_built_as_ever(tmp_path):
+    registry.add_trusted([f"{__name__}:Reads"])
+    config = resolve({"parameterization": f"{__name__}:Reads", "objective": "dm"})
+    real = load_real(config, Options(None, torch.device("cpu")))
+    assert estimate_memory(config, real).phases["evaluation"]["decoded images"] == 0
+    made = build_container(config, real)
+    made.save(tmp_path / "set.safetensors")
+    assert torch.equal(Reads.load(tmp_path / "set.safetensors").decode(), made.decode())
 
 
 @pytest.mark.parametrize("container", [*CONTAINERS, "real"])

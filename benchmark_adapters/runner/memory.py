@@ -25,10 +25,12 @@ class MemoryEstimate:
     Attributes:
         device: Where the run computes.
         phases: For each phase of the run the bytes that are held at the same time, by what holds them.
+        container: Bytes of the container, which is created on the CPU.
     """
 
     device: torch.device
     phases: Mapping[str, Mapping[str, int]]
+    container: int = 0
 
     @property
     def largest(self) -> str:
@@ -59,41 +61,45 @@ class MemoryEstimate:
             NotEnoughMemory: If the device, or the CPU where parts are created first, has less.
         """
         require_memory(self.phases[self.largest], self.device, HINT)
-        containers = [phase.get("container", 0) for phase in self.phases.values()]
-        require_memory({"container": max(containers)}, "cpu", HINT)
+        require_memory({"container": self.container}, "cpu", HINT)
 
 
 def estimate_memory(config: RunConfig, real: RealData) -> MemoryEstimate:
     """Estimates a run before any part of it is allocated; only the data is there.
 
-    What counts is what is certain to be held at the same time. The real training of a network, and what third-party
-    plugins do that cannot be created without contents, is left out.
+    What counts is what is certain to be held at the same time. Activations, and what a third party's plugin does that
+    cannot be created without contents, are left out.
 
     Raises:
         NotEnoughMemory: If sizes are beyond what a tensor can have.
     """
-    spec, container = real.spec, _sized_container(config, real)
-    pixels = real.train.pixels
-    held = {"data": pixels.numel() * pixels.element_size()}
-    if container is not None:
-        held["container"] = tensor_bytes(container)
-        held["decoded images"] = sum(container.counts) * spec.image_bytes
-    matched = network_bytes(config.network.name, spec.image_shape, spec.num_classes, config.network.settings)
-    protocol = config.protocol
+    spec, pixels, protocol = real.spec, real.train.pixels, config.protocol
+    container = _sized_container(config, real)
+    data = {"data": pixels.numel() * pixels.element_size()}
+    stored = {"container": 0 if container is None else tensor_bytes(container)}
+    decoded = 0 if container is None else sum(container.counts) * spec.image_bytes
+    learned = 0 if container is None else _learned_bytes(container)
+    states = learned * _states(config.optimizer) if config.steps else 0
+    network = network_bytes(config.network.name, spec.image_shape, spec.num_classes, config.network.settings)
     at_once = protocol.trials if real.device.type == "cuda" else 1
-    phases = {"condensation": dict(held), "evaluation": dict(held)}
-    if config.steps:
-        learned = 0 if container is None else _learned_bytes(container)
-        work = build_objective(config, spec).working_bytes(matched)
-        phases["condensation"]["gradients and optimizer state"] = learned * (1 + _states(config.optimizer))
-        phases["condensation"]["networks and real batches"] = matched + work
+    phases = {
+        # The set is loaded once more, and both are decoded, while the optimizer is there.
+        "the check of the stored set": {
+            **data, "container": 2 * stored["container"], "optimizer state": states, "decoded images": 2 * decoded,
+        },
+        "evaluation": {**data, "decoded images": decoded, "networks": training_bytes(protocol, spec, at_once)},
+    }  # fmt: skip
     if container is not None:
-        phases["initialization"] = {**held, "initialization": container.working_bytes()}
-    phases["evaluation"]["networks"] = training_bytes(protocol, spec, at_once)
+        phases["initialization"] = {**data, **stored, "real batches": container.working_bytes()}
+    if config.steps:
+        work = {"networks and real batches": network + build_objective(config, spec).working_bytes(network)}
+        kept = {"gradients and optimizer state": learned + states if config.steps > 1 else 0}  # of the step before
+        phases["condensation"] = {**data, **stored, **kept, **work}
     if config.pruning is not None:
         strategy = registry.create("pruning", config.pruning.name, config.pruning.settings)
-        phases["pruning"] = {**held, "networks": strategy.working_bytes(matched)}
-    return MemoryEstimate(real.device, phases)
+        watched = {"networks": strategy.working_bytes(network)}
+        phases["pruning"] = {**data, **stored, "decoded images": decoded, **watched}
+    return MemoryEstimate(real.device, phases, stored["container"])
 
 
 def _sized_container(config: RunConfig, real: RealData) -> Parameterization | None:
