@@ -115,7 +115,8 @@ def test_a_lock_file_that_is_removed_at_the_same_moment_is_made_again(tmp_path, 
     def flock(descriptor, how):
         if not calls:
             lock.unlink()
-        calls.append(descriptor)
+        if how & locks.fcntl.LOCK_EX:
+            calls.append(descriptor)
         real_flock(descriptor, how)
 
     monkeypatch.setattr(locks.fcntl, "flock", flock)
@@ -174,3 +175,32 @@ def test_two_that_need_the_same_files_download_them_one_after_the_other(tmp_path
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: plugin.read(tmp_path / "data", tmp_path), range(3)))
     assert most == [1] * 6
+
+
+FORKING = """
+import os, pathlib, signal, sys
+from dd_plugins.api import locked
+lock = pathlib.Path(sys.argv[1])
+with locked(lock):
+    child = os.fork()
+    if not child:
+        signal.pause()
+try:
+    with locked(lock):
+        print("free", flush=True)
+finally:
+    os.kill(child, signal.SIGKILL)
+"""
+
+
+def test_a_forked_process_does_not_keep_a_lock_that_was_released(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, tmp_path / ".lock"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "free\n", done.stderr
+
+
+def test_what_a_lock_file_says_is_printable(tmp_path):
+    lock = tmp_path / ".lock"
+    lock.write_text('{"pid": 7, "host": "\\u001b[31mred\\nline", "since": "now", "owner": "x"}')
+    assert holder(lock) == r"process 7 on \x1b[31mred line since now"

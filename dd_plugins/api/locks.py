@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dd_plugins.api.atomic import host_name, no_symbolic_link, process_fields
+from dd_plugins.api.faults import shortened
 
 POLL_SECONDS = 0.2  # between two attempts to get a lock
 FIRST_NOTICE_SECONDS = 1.0  # a shorter wait is not reported
@@ -55,6 +56,7 @@ def locked(file: Path, what: str | None = None, poll: Callable[[], None] = lambd
     try:
         yield
     finally:
+        fcntl.flock(held, fcntl.LOCK_UN)  # a forked process that has the descriptor, too, would keep it
         os.close(held)
 
 
@@ -67,7 +69,7 @@ def holder(file: Path) -> str:
         stopped = found["owner"] == host_name() and process_fields(pid)[:1] in (["T"], ["t"])
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return "another process"
-    return f"process {pid}{' (stopped)' if stopped else ''} on {host[:64]} since {since[:32]}"
+    return f"process {pid}{' (stopped)' if stopped else ''} on {shortened(host, 64)} since {shortened(since, 32)}"
 
 
 def _acquired(file: Path) -> int | None:
