@@ -339,7 +339,10 @@ def test_damaged_parquet_files(tmp_path, capsys, monkeypatch):
     _parquet(tmp_path / "set", images, [0, 1, 0, 7])
     assert "labels from 0 to 1 for its 2 class names, but found 7 (2 images)" in _one_line(capsys, *words)
     _parquet(tmp_path / "set", [*images[:3], b"no image"], [0, 1, 0, 1])
-    assert "train.parquet: row 3" in _one_line(capsys, *words)
+    assert command(*words) == 2  # the same bytes are the training and the test set: two images, one line each
+    summary, *details = capsys.readouterr().err.splitlines()
+    assert summary.startswith("dd-bench: 2 of 8 images cannot be used")
+    assert [detail.startswith("  ") and "parquet: row 3" in detail for detail in details] == [True, True]
     (tmp_path / "set" / "train.parquet").write_bytes(b"PAR1 cut short")
     assert "truncated, or not a parquet file" in _one_line(capsys, *words)
     assert not (tmp_path / "runs").exists()
