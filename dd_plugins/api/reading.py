@@ -25,7 +25,7 @@ try:
 except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader as BaseLoader  # type: ignore[assignment]
 
-MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 16 * 2**20
 MAX_YAML_BYTES = 2**20  # a configuration is small, and YAML is slow to parse
 MAX_DEPTH = 64  # nested lists and mappings
 MAX_DIGITS = 100  # of an integer

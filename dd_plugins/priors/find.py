@@ -33,6 +33,7 @@ FOLDER = "priors"
 CHECKPOINT = "training.safetensors"
 LEAST_IMAGES = 2  # of a class: the gates compare how far its images lie apart
 VERSION = 3  # part of a prior's name; to be raised with any change that moves its weights
+GATES_VERSION = 4  # part of the name of gates that were measured; to be raised with any change that moves a figure
 
 
 def prior_folder(root: Path, real: RealData, recipe: PriorRecipe) -> Path:
@@ -192,7 +193,7 @@ def gates_of(
     classes = prior.generator.classes.tolist() if isinstance(prior.generator, ForClasses) else None
     if prior.gates is not None and prior.about.get("network") == network and classes is None:
         return prior.gates
-    content = [VERSION, prior.about["sha256"], real.spec.fingerprint, dict(network), classes]
+    content = [GATES_VERSION, prior.about["sha256"], real.spec.fingerprint, dict(network), classes]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
     file = None if cache is None else cache / FOLDER / f"gates-{digest}.json"
     if (kept := _kept_gates(file)) is not None:
