@@ -171,7 +171,7 @@ def test_files_are_read_through_links_and_with_a_byte_order_mark(tmp_path, read)
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(MAX_JSON_BYTES * 100)  # takes no space on the disk
-    assert refused(read_json, tmp_path / "large.json") == f"{tmp_path / 'large.json'}: larger than 67,108,864 bytes"
+    assert refused(read_json, tmp_path / "large.json") == f"{tmp_path / 'large.json'}: larger than 16,777,216 bytes"
 
 
 def test_the_hint_says_what_to_do(tmp_path):
