@@ -22,6 +22,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible():
-    """A shell's background jobs ignore SIGINT, and so would every process that a test starts and interrupts."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Background jobs ignore SIGINT and nohup SIGHUP, and so would every process that a test starts and ends so."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from test_datasets import encode, load, make_images, write_parquet
 from tiny_runs import run
 
 from dd_plugins.api import ConfigError, DataError
-from dd_plugins.datasets.layout import parquet_splits, split_of
+from dd_plugins.datasets import load_dataset
+from dd_plugins.datasets.layout import VALIDATION_AS_TEST, parquet_splits, split_of
 
 TRAIN = [0, 1, 2] * 4
 TEST = [0, 1, 2]
@@ -82,7 +84,7 @@ def test_layouts_of_the_hub_load_as_the_plain_one(tmp_path, names):
     plain, hub = write_splits(tmp_path / "plain"), write_splits(tmp_path / "hub", names=names)
     expected, found = load(f"parquet:{plain}", tmp_path), load(f"parquet:{hub}", tmp_path)
     assert found.spec.fingerprint == expected.spec.fingerprint
-    assert found.notes == ()
+    assert found.notes == (() if "test" in names[1] else (VALIDATION_AS_TEST,))
 
 
 def test_several_configurations_are_listed_and_one_is_chosen(tmp_path):
@@ -294,7 +296,11 @@ def test_columns_of_one_name_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
 def test_arguments_that_are_no_paths_are_refused(tmp_path, kind):
-    for argument, message in (("~nouser/x", "home directory"), ("a\0b", "but found no"), ("x" * 5000, "too long")):
+    for argument, message in (
+        ("~nouser/x", "home directory"),
+        ("a\0b", "no such (file or )?folder"),
+        ("x" * 5000, "too long"),
+    ):
         with pytest.raises(DataError, match=message):
             load(f"{kind}:{argument}", tmp_path)
 
@@ -415,3 +421,38 @@ def test_tiny_imagenet_annotations_are_checked_together(tmp_path):
 def test_labels_of_the_whole_set_are_those_of_its_files(tmp_path):
     noise = np.random.default_rng(0).permutation(np.arange(30) % 3).tolist()
     assert labels_by_file(load(f"parquet:{write_splits(tmp_path / 'set', noise)}", tmp_path)) == (noise, TEST)
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_a_validation_split_that_is_used_for_testing_is_reported(tmp_path, kind):
+    place = tmp_path / "set"
+    for split in ("train", "valid"):
+        for label, name in enumerate(("ant", "bee")):
+            for number in range(4):
+                if kind == "folder":
+                    path = place / split / name / f"{number}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(np.full((8, 8), 40 * label + number, np.uint8)).save(path)
+        if kind == "parquet":
+            place.mkdir(exist_ok=True)
+            write_parquet(place / f"{split}.parquet", [encode(image) for image in make_images(8, 0)], [0, 1] * 4)
+    real = load_dataset(f"{kind}:{place}", cache=tmp_path / "cache")
+    assert "no test split; the validation split is used for testing" in real.notes
+    assert len(real.test) == 8
+
+
+def test_a_folder_that_is_not_there_is_called_missing(tmp_path):
+    for kind in ("folder", "parquet"):
+        with pytest.raises(DataError, match=r"nowhere: no such (file or )?folder"):
+            load_dataset(f"{kind}:{tmp_path / 'nowhere'}", cache=tmp_path / "cache")
+
+
+def test_images_of_many_sizes_are_one_line(tmp_path):
+    for split in ("train", "test"):
+        for label, name in enumerate(("ant", "bee")):
+            for number in range(4):
+                path = tmp_path / "set" / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.zeros((8 + number + 4 * label, 9), np.uint8)).save(path)
+    with pytest.raises(DataError, match=r"^16 images of 8 sizes, from 9x8 to 9x15 pixels; --set data\.size=N"):
+        load_dataset(f"folder:{tmp_path / 'set'}", cache=tmp_path / "cache", config={"on_error": "skip"})

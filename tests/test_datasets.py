@@ -351,9 +351,9 @@ def test_images_that_do_not_decode_are_named(tmp_path):
 
 def test_missing_and_damaged_files_are_named(tmp_path):
     folder = write_both(tmp_path / "set")
-    with pytest.raises(DataError, match=r"nowhere: expected a folder with train/<class> .* found nothing"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         load("folder:nowhere", tmp_path)
-    with pytest.raises(DataError, match=r"nowhere: expected train\*\.parquet, .* found none"):
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
         load("parquet:nowhere", tmp_path)
     shard = folder / "test-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-30])

@@ -139,5 +139,8 @@ def test_a_lost_terminal_does_not_keep_the_state_from_being_saved(tmp_path):
         os.close(theirs)
         assert b"ready" in os.read(ours, 100)
         os.close(ours)  # the terminal is gone: the kernel sends SIGHUP
-        assert process.wait(timeout=20) == 129
+        try:
+            assert process.wait(timeout=20) == 129
+        finally:
+            process.kill()
     assert (tmp_path / "state").read_text() == "saved"

@@ -64,8 +64,8 @@ def one_line(error: Any) -> str:
     """What is wrong with a call, and what may have been meant."""
     ctx = getattr(error, "ctx", None)
     if type(error).__name__ != "NoSuchOption" or ctx is None:
-        message = error.format_message()
-        return str(message[:1].lower() + message[1:])
+        message = " ".join(error.format_message().split())
+        return message[:1].lower() + message[1:]
     option = str(error.option_name)
     flags = [flag.lstrip("-") for param in ctx.command.get_params(ctx) for flag in param.opts]
     hint = suggestion(f"--{flag}" for flag in near(option.lstrip("-"), flags))

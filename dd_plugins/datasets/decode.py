@@ -357,7 +357,14 @@ def _read_headers(images: Images, size: int | None) -> tuple[dict[int, Header], 
         except DataError as fault:
             faults[row] = str(fault)
     if size is None and headers:
-        ((width, height), _), *_ = Counter(header[1:] for header in headers.values()).most_common(1)
+        sizes = Counter((header.width, header.height) for header in headers.values())
+        ((width, height), most), *_ = sizes.most_common(1)
+        if 2 * most < len(headers):
+            least, largest = min(sizes, key=prod), max(sizes, key=prod)
+            raise DataError(
+                f"{len(headers)} images of {len(sizes)} sizes, from {least[0]}x{least[1]} to {largest[0]}x{largest[1]} "
+                f"pixels; --set data.size=N resizes the shorter side to N and crops the centre square"
+            )
         for row, header in list(headers.items()):
             if header[1:] != (width, height):
                 found = f"but found {header.width}x{header.height}"

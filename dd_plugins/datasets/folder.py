@@ -11,7 +11,7 @@ import torch
 from dd_plugins.api import DataError, Dataset, RawData
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.images import EncodedImage, read_file
-from dd_plugins.datasets.layout import local_path, split_folders, split_of
+from dd_plugins.datasets.layout import VALIDATION_AS_TEST, local_path, split_folders, split_of
 from dd_plugins.datasets.messages import first_of, shown
 
 # Those of torchvision's ImageFolder, whose import takes a second.
@@ -50,8 +50,8 @@ class ImageFolder(Dataset):
         """
         folder = local_path(self.argument)
         if not folder.is_dir():
-            found = "a file" if folder.exists() else "nothing"
-            raise DataError(f"{folder}: expected a folder with train/<class> or <class> in it, but found {found}")
+            found = "expected a folder with train/<class> or <class> in it, but found a file"
+            raise DataError(f"{folder}: {found if folder.exists() else 'no such folder'}")
         splits = split_folders(folder)
         if splits and "train" not in splits:
             raise DataError(f"{folder}: expected a folder train next to {', '.join(p.name for p in splits.values())}")
@@ -62,7 +62,9 @@ class ImageFolder(Dataset):
         train = read_classes(source, class_names)
         tests = splits.get("test") or splits.get("validation")
         test = read_classes(tests, class_names) if tests else None
-        return decode_raw(train, test, [shown(Path(name)) for name in class_names], cache, self.config, "folder")
+        names = [shown(Path(name)) for name in class_names]
+        notes = [VALIDATION_AS_TEST] if tests and "test" not in splits else []
+        return decode_raw(train, test, names, cache, self.config, "folder", notes)
 
 
 def _check_flat(folder: Path, names: list[str]) -> None:

@@ -19,6 +19,7 @@ PREFIXES = {"train": "train", "test": "test", "val": "validation"}
 SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-(?P<total>\d{5})(-[0-9a-f]+)?")
 PARQUET = ("*.parquet", "*/*.parquet", "*/*/*.parquet")
 UNNAMED = ""
+VALIDATION_AS_TEST = "no test split; the validation split is used for testing"
 
 
 def local_path(text: str | Path) -> Path:
@@ -81,6 +82,8 @@ def parquet_splits(folder: Path, config: str | None = None) -> dict[str, list[Pa
         DataError: If there are no training files.
         ConfigError: If there are several configurations to choose from, or none of this name.
     """
+    if not folder.exists():
+        raise DataError(f"{folder}: no such file or folder")
     if folder.is_file():
         return {"train": [folder]}
     splits: dict[str, list[Path]] = defaultdict(list)

@@ -19,7 +19,7 @@ from dd_plugins.api.reading import parse_json
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.images import LFS_POINTER, EncodedImage
 from dd_plugins.datasets.labels import Label, encode_labels
-from dd_plugins.datasets.layout import local_path, missing_shards, parquet_splits
+from dd_plugins.datasets.layout import VALIDATION_AS_TEST, local_path, missing_shards, parquet_splits
 from dd_plugins.datasets.messages import first_of, shown
 
 IMAGE_NAMES = ("image", "img", "images", "picture", "photo")
@@ -136,7 +136,7 @@ def _test_split(splits: dict[str, list[Path]], parquet: ParquetConfig) -> tuple[
             notes.append(f"the split {split} has no labels; it is not used")
             continue
         _check_labels(shards)
-        return shards, notes
+        return shards, [*notes, VALIDATION_AS_TEST] if split == "validation" else notes
     return None, notes
 
 

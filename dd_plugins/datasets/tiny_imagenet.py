@@ -10,7 +10,7 @@ import torch
 from dd_plugins.api import Conventions, DataError, Dataset, RawData
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.folder import list_classes, read_classes, split_of_files
-from dd_plugins.datasets.layout import parquet_files
+from dd_plugins.datasets.layout import VALIDATION_AS_TEST, parquet_files
 from dd_plugins.datasets.messages import first_of
 from dd_plugins.datasets.parquet import ParquetConfig, read_parquet
 
@@ -61,7 +61,8 @@ class TinyImageNet(Dataset):
                 f"tiny-imagenet: not found; put train*.parquet and valid*.parquet into {folders[1]}, "
                 f"or unpack tiny-imagenet-200.zip to {folders[0]} (with train/<wnid>/images and {ANNOTATIONS})"
             )
-        return replace(raw, mean=MEAN, std=STD)
+        notes = tuple(note for note in raw.notes if note != VALIDATION_AS_TEST)  # as everybody tests on it
+        return replace(raw, mean=MEAN, std=STD, notes=notes)
 
 
 def _read_archive(folder: Path, cache: Path, config: ImageConfig) -> RawData:
