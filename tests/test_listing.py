@@ -129,6 +129,7 @@ def test_the_cache_is_used_until_a_source_changes(tmp_path, monkeypatch, cache):
     for width in (16, 32):
         source.write_text(PLUGIN.format(about=f"Width {width}.", width=width))
         sys.modules.pop("dd_mine", None)
+        registry._load_installed.cache_clear()  # as in a new process
         for known in (False, True):
             found, read = _found("network", "mine")
             assert (found.about, found.rows[0][:2]) == (f"Width {width}.", ["network.width", str(width)])

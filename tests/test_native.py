@@ -9,6 +9,7 @@ from tiny_runs import command, run
 
 from benchmark_adapters import native
 from benchmark_adapters.base import Cell, ScoreContext
+from benchmark_adapters.dc_bench import DCBench
 from benchmark_adapters.evaluator import Protocol, evaluate, load_protocol
 from benchmark_adapters.native import NativeBenchmark
 from benchmark_adapters.robustness import augmentation_score
@@ -200,7 +201,8 @@ def test_the_commands_protocol_is_followed(tmp_path, capsys):
 
 @pytest.mark.parametrize("names", ["dc-bench", "native,dc-bench"])
 @pytest.mark.parametrize("idle", [("--trials", "1"), ("--protocol", "dsa"), ("--set", "protocol.train.epochs=3")])
-def test_what_a_benchmark_does_not_follow_is_refused(names, idle, tmp_path, capsys):
+def test_what_a_benchmark_does_not_follow_is_refused(names, idle, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(DCBench, "missing", lambda self: False)
     words = ["eval", "any", "--out", tmp_path, "--benchmark", names, *idle]
     assert command(*words) == 2
     assert "takes no protocol, network or number of trials" in capsys.readouterr().err

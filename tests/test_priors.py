@@ -164,7 +164,7 @@ class Broken(SmallGenerator):
 
     def to_pixels(self, state):
         pixels = super().to_pixels(state.float())
-        return pixels * 2 if self.fault == "range" else pixels
+        return pixels + 1 if self.fault == "range" else pixels
 
     def sample_styles(self, labels, generator):
         found = super().sample_styles(labels, generator)

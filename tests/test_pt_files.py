@@ -7,12 +7,12 @@ import zipfile
 
 import pytest
 import torch
+from made_up import make_real
 
 from benchmark_adapters.formats.base import checked, load_tensors, rescaled
 from benchmark_adapters.formats.dc_bench import DCBenchFormat
 from benchmark_adapters.formats.published import DC, MTT, DDRanking
 from dd_plugins.api import DataError
-from tests.made_up import make_real
 
 REAL = make_real()  # 4 classes of 2x8x8
 SHAPE = REAL.spec.image_shape
