@@ -126,6 +126,7 @@ def test_the_cache_is_used_until_a_source_changes(tmp_path, monkeypatch, cache):
     (info / "entry_points.txt").write_text("[dd_plugins.network]\nmine = dd_mine:Mine\n")
     source = package / "dd_mine.py"
     monkeypatch.syspath_prepend(package)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # sources of one size and second would look the same
     for width in (16, 32):
         source.write_text(PLUGIN.format(about=f"Width {width}.", width=width))
         sys.modules.pop("dd_mine", None)
