@@ -7,7 +7,7 @@ import pytest
 from tiny_runs import command
 
 from benchmark_adapters.report.discovery import find_records
-from benchmark_adapters.report.summary import committed_records
+from benchmark_adapters.report.summary import committed_records, rows
 from dd_plugins.api import UsageError
 
 RECORDS = [r for r in committed_records() if r["data"]["name"] == "digits" and r["config"]["ipc"] == 5][:3]
@@ -88,6 +88,44 @@ def test_a_table_of_benchmarks_that_scored_nothing(runs, capsys):
         (record / "record.json").write_text(json.dumps(content))
     assert command("table", runs[0], "--benchmarks") == 2
     assert "none of these sets was scored by a benchmark" in capsys.readouterr().err
+
+
+def _without_scores(record, **changes):
+    return {**record, "scores": [], "benchmarks": [], **changes}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: _without_scores(r, storage={}),
+        lambda r: _without_scores(r, condensation=3),
+        lambda r: _without_scores({k: v for k, v in r.items() if k != "storage"}, condensation=3),
+        lambda r: _without_scores(r, pruning={"images": [1]}),
+        lambda r: {**r, "scores": [{**r["scores"][0], "trials": [1e308, 1e308]}]},
+        lambda r: {**r, "storage": {**r["storage"], "elements": 10**99}},
+        lambda r: {**r, "condensation": {**r["condensation"], "seconds": 1e308}},
+    ],
+    ids=["storage", "condensation", "of a reference", "pruning", "trials", "elements", "seconds"],
+)
+@pytest.mark.parametrize("name", ["show", "table"])
+def test_a_record_that_does_not_hold_what_is_shown_is_one_line(name, change, tmp_path, capsys):
+    (tmp_path / "record.json").write_text(json.dumps(change(RECORDS[0])))
+    assert command(name, tmp_path / "record.json") == 2
+    error = capsys.readouterr().err
+    assert "is no record of a run" in error
+    assert error.count("\n") == 1, error
+
+
+def test_a_record_without_the_numbers_of_its_condensation_is_shown(tmp_path, capsys):
+    (tmp_path / "record.json").write_text(json.dumps({**RECORDS[0], "condensation": {"steps": None}}))
+    assert command("show", tmp_path / "record.json") == 0
+    assert "condensed in" not in capsys.readouterr().out
+
+
+def test_a_score_with_a_name_is_still_that_of_the_set():
+    record = {**RECORDS[0], "yardsticks": []}
+    named = {**record, "scores": [{**score, "name": "random real"} for score in record["scores"]]}
+    assert rows([named]) == rows([record])
 
 
 def test_no_record_is_an_error(tmp_path):

@@ -46,7 +46,7 @@ def record_lines(record: Mapping[str, Any], differences: Sequence[str]) -> Itera
     made, pruned = record.get("condensation", {}), record.get("pruning")
     about = f" (method {config['method']}), seed {config['seed']}" if "method" in config else ""
     yield f"run {record.get('id', '')}: {record['name']}{about}"
-    if "steps" in made:
+    if made.get("steps") is not None:
         yield f"condensed in {made['steps']} steps, {made['seconds']} s, peak {made['peak_memory_mib']} MiB"
     if pruned:
         before, after = pruned["images"]

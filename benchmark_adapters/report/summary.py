@@ -94,7 +94,9 @@ def read_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
     for path in paths:
         file = path / "record.json" if path.is_dir() else path
         record = read_json(file, UsageError, "; this is no record of a run")
-        own = isinstance(record, dict) and any(record.get(part) for part in ("scores", "benchmarks"))
+        own = isinstance(record, dict) and (
+            "storage" in record or any(record.get(part) for part in ("scores", "benchmarks"))
+        )
         validated(RunRecord if own else TableRecord, record, f"{file} is no record of a run", UsageError)
         found.append(record)
     return found
@@ -112,8 +114,11 @@ def grouped(records: Iterable[Mapping[str, Any]], marked: Collection[str] = ()) 
     marks: set[tuple[str, ...]] = set()
     groups: dict[tuple[str, str, str, str, str, str, str, str], list[Member]] = {}
     for record in records:
-        for entry in _other_networks_as_one([*record["scores"], *record["yardsticks"]], record):
-            own = "name" not in entry
+        entries = [
+            *((True, entry) for entry in _other_networks_as_one(record["scores"], record)),
+            *((False, entry) for entry in _other_networks_as_one(record["yardsticks"], record)),
+        ]
+        for own, entry in entries:
             holder = record if own else entry
             key = _key(record, entry, holder, _condensed(record) if own else "")
             seen = groups.setdefault(key, [])

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Trials = Annotated[list[float], Field(min_length=1)]
-Counts = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]  # sums and squares of such numbers are finite
+Trials = Annotated[list[Number], Field(min_length=1)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Counts = Annotated[list[Count], Field(min_length=1)]
 
 
 class Part(BaseModel):
@@ -21,7 +23,7 @@ class Trial(Part):
 
     key: str
     trial: int = Field(ge=0)
-    score: float
+    score: Number
 
 
 class Failure(Part):
@@ -45,20 +47,20 @@ class Checkpoint(Part):
 class Prior(Part):
     """A generator that a set needs, which its elements do not include."""
 
-    elements: int
+    elements: Count
     sha256: str
-    seconds: float
+    seconds: Number
 
 
 class Condensation(Part):
     """How a set was made; an imported set has none of these numbers."""
 
     sha256: str | None = None
-    steps: int | None = None
-    seconds: float | None = None
-    cpu_seconds: float | None = None
-    prepare_seconds: float | None = None
-    peak_memory_mib: float | None = None
+    steps: Count | None = None
+    seconds: Number | None = None
+    cpu_seconds: Number | None = None
+    prepare_seconds: Number | None = None
+    peak_memory_mib: Number | None = None
     priors: list[Prior] = []
 
     @model_validator(mode="after")
@@ -107,8 +109,8 @@ class Reference(Score):
     """The score of real images that stand next to a set."""
 
     name: str
-    elements: int
-    bytes: int
+    elements: Count
+    bytes: Count
     images_per_class: Counts
     seed: int | None = None
 
@@ -176,6 +178,8 @@ class Scores(Part):
     benchmarks: list[BenchmarkScore] = []
     metrics: list[Metric] = []
     plugins: dict[str, dict[str, str]] = {}
+    condensation: Condensation = Condensation()
+    pruning: Pruning | None = None
     versions: Versions = Versions()
 
 
@@ -197,16 +201,16 @@ class LedgerEntry(Part):
     name: str
     shape: list[int]
     dtype: str
-    elements: int
-    nbytes: int
+    elements: Count
+    nbytes: Count
 
 
 class Storage(Part):
     """What a set takes."""
 
-    elements: int
-    bytes: int
-    budget: int = Field(ge=1)
+    elements: Count
+    bytes: Count
+    budget: int = Field(ge=1, le=10**15)
     ledger: list[LedgerEntry]
     priors: list[Prior] = []
 
@@ -230,4 +234,3 @@ class RunRecord(Scores):
     storage: Storage
     images_per_class: Counts
     condensation: Condensation
-    pruning: Pruning | None = None
