@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -39,6 +42,48 @@ def exported(real, counts=(2, 1, 3, 2), ipc=2):
     targets = torch.arange(CLASSES).repeat_interleave(torch.tensor(counts))
     images = torch.randn(len(targets), *real.spec.image_shape, generator=make_generator(1))
     return Exported(images, targets, real.spec, real.class_names, ipc, {"name": "hmn + idc", "run": "1"})
+
+
+def _parquet_of(path, label, pixels):
+    """Replaces the file of a parquet export by one with these columns."""
+    path.unlink()
+    with pq.ParquetWriter(path, pa.schema([("label", label.type), ("pixels", pixels.type)])) as writer:
+        writer.write_table(pa.table({"label": label, "pixels": pixels}))
+
+
+@pytest.mark.parametrize("length", [3072, 3071])
+def test_a_parquet_file_that_does_not_fit_is_refused_before_it_is_decoded(length, tmp_path, monkeypatch):
+    real, form = make_real(), load_format("parquet")
+    form.write(exported(real), tmp_path / "set")
+    monkeypatch.setattr(pq, "read_table", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr("dd_plugins.api.memory.available_memory", lambda _: 2**26)
+    count = 2000  # of zeros, which take a few hundred bytes for each page
+    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(count * length, np.float32)), length)
+    file = tmp_path / "set" / "data" / "train-00000-of-00001.parquet"
+    _parquet_of(file, pa.array(np.zeros(count, np.int64)), zeros)
+    assert file.stat().st_size < 10**6
+    expected = "of memory would be needed" if length == 3072 else "numbers are not 2,000 images"
+    with pytest.raises(DataError, match=expected):
+        form.read(tmp_path / "set", real)
+
+
+def test_a_parquet_file_that_is_a_pipe_is_refused(tmp_path):
+    form, file = load_format("parquet"), tmp_path / "set" / "data" / "train-00000-of-00001.parquet"
+    form.write(exported(make_real()), tmp_path / "set")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match="not a regular file"):
+        form.read(tmp_path / "set", make_real())
+
+
+def test_names_in_a_card_are_text_and_nothing_else(tmp_path):
+    score = {"trials": [0.5, 0.6], "protocol": "dsa|<b>", "network": "convnet"}
+    notes = {"name": "<script> größer", "scores": [score]}
+    load_format("parquet").write(replace(exported(make_real()), notes=notes), tmp_path / "set")
+    card = (tmp_path / "set" / "README.md").read_text(encoding="utf-8")
+    assert "&lt;script&gt; größer" in card
+    assert r"| dsa\|&lt;b&gt; | convnet |" in card
+    assert "<" not in card.partition("# A distilled")[2]
 
 
 # ---- there and back ------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Tensor files from elsewhere that are odd or hostile: each is refused in one line, at once, and nothing in it runs."""
 
 import os
+import resource
 import time
 import warnings
 import zipfile
@@ -143,3 +144,20 @@ def test_a_compressed_file_is_refused_before_it_is_unpacked(tmp_path):
 
 def test_pixels_that_do_not_fit_into_the_space_of_the_data_set():
     assert "too large" in refused(rescaled, IMAGES + 3e38, (0.0, 0.0), (2.0, 2.0), REAL.spec)
+
+
+class Large:
+    """Pickled as the name of a function that allocates, and a number of bytes: nothing else is in the file."""
+
+    def __reduce__(self):
+        return bytearray, (2**36,)
+
+
+def test_a_small_file_that_asks_for_much_memory_is_refused_before_it_gets_it(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    torch.save({"data": [[Large(), LABELS]]}, tmp_path / "res.pt")
+    assert (tmp_path / "res.pt").stat().st_size < 5000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "would take more than 1.0 GiB of memory" in refused(load_tensors, tmp_path / "res.pt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import pickle  # for the name of its error alone
 import re
+import resource
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
 from dd_plugins.api import DataError, DataSpec, RealData, UsageError
 from dd_plugins.api.faults import shown
+from dd_plugins.api.memory import in_units
 from dd_plugins.api.reading import check_regular
+from dd_plugins.errors import is_out_of_memory
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+LOADING = 2**30  # bytes that torch may take to load a file, besides those of its tensors
 INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool})
 
 
@@ -92,8 +98,13 @@ def load_tensors(path: Path) -> Any:
         raise DataError(f"{path} is a folder; name its file")
     check_regular(path, DataError)
     _check_packed(path)
+    allowance = LOADING + 4 * path.stat().st_size
     try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+        with (
+            torch.serialization.safe_globals(allowed),
+            warnings.catch_warnings(),
+            _at_most(allowance),
+        ):
             warnings.simplefilter("ignore")  # of pickle protocols
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -101,9 +112,27 @@ def load_tensors(path: Path) -> Any:
         asked = f"it asks for {told[1]}" if told else "it is no file of tensors"
         raise DataError(f"{path} holds more than tensors, and nothing in it was run: {asked}") from None
     except Exception as error:  # whatever a reader makes of bytes that are no pickle
+        if is_out_of_memory(error):
+            raise DataError(f"{path}: loading it would take more than {in_units(allowance)} of memory") from None
         raise DataError(f"{path}: damaged, or no file of tensors ({type(error).__name__})") from None
     _check_tensors(found, path)
     return found
+
+
+@contextmanager
+def _at_most(nbytes: int) -> Iterator[None]:
+    """Within it this process gets at most so many bytes more of address space; what asks for more fails at once.
+
+    A pickle of a few hundred bytes can ask for any amount of memory, ``bytearray(10**12)`` for example.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = psutil.Process().memory_info().vms + nbytes
+    limits = [limit for limit in (soft, hard, wanted) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _check_packed(path: Path) -> None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from benchmark_adapters.escape import markdown
 from benchmark_adapters.formats.base import Exported, Format, Imported, checked
 from benchmark_adapters.formats.imagefolder import pictures_of
 from benchmark_adapters.formats.pt import ABOUT, same_spec, test_images, write_about
 from benchmark_adapters.report.statistics import Estimate
 from dd_plugins.api import DataError, RealData, staged
 from dd_plugins.api.faults import shortened
+from dd_plugins.api.memory import require_memory
+from dd_plugins.api.reading import check_regular
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import FileMetaData
 
 FILE = "data/train-00000-of-00001.parquet"
+COPIES = 4  # of the numbers in memory while they are read and checked
 CARD = """---
 license: other
 task_categories:
@@ -84,23 +93,23 @@ class ParquetFormat(Format):
         with staged(root) as folder:
             (folder / FILE).parent.mkdir()
             pq.write_table(table, folder / FILE)
-            (folder / "README.md").write_text(_card(exported))
+            (folder / "README.md").write_text(_card(exported), encoding="utf-8")
             write_about(exported, folder, test_images=test_images(exported))
         return [root / FILE, root / "README.md", root / ABOUT]
 
     def read(self, path: Path, real: RealData) -> Imported:
-        """Reads the exact tensors of the folder."""
+        """Reads the exact tensors of the folder, and none of its pictures."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         same_spec(path, real)
         file = path / FILE
+        check_regular(file, DataError)
         try:
-            table = pq.read_table(file)
+            _check_size(pq.read_metadata(file), real, file)
+            table = pq.read_table(file, columns=["pixels", "label"])
             flat = table["pixels"].combine_chunks().flatten().to_numpy()
             labels = table["label"].to_numpy().astype(np.int64)
-        except FileNotFoundError:
-            raise DataError(f"{file}: no such file") from None
         except (pa.ArrowException, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise DataError(f"{file}: damaged, or without a column pixels of exact numbers ({error})") from None
         try:
@@ -112,16 +121,35 @@ class ParquetFormat(Format):
         return checked(images, torch.from_numpy(np.array(labels)), real.spec, real.class_names, file)
 
 
+def _check_size(about: FileMetaData, real: RealData, file: Path) -> None:
+    """Refuses what does not fit into memory before it is decoded: equal values take next to nothing in a file.
+
+    Args:
+        about: The metadata of the file.
+        real: The data set.
+        file: Its name, for messages.
+
+    Raises:
+        DataError: If it does not fit, or a row does not have as many numbers as an image.
+    """
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    chunks = [group.column(column) for group in groups for column in range(group.num_columns)]
+    held = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.partition(".")[0] == "pixels")
+    if held != about.num_rows * prod(real.spec.image_shape):
+        raise DataError(f"{file}: {held:,} numbers are not {about.num_rows:,} images {real.spec.image_shape}")
+    require_memory({f"{about.num_rows:,} images": COPIES * 4 * held}, error=DataError)
+
+
 def _card(exported: Exported) -> str:
     count = len(exported.targets)
     size = next(name for most, name in ((1000, "n<1K"), (10_000, "1K<n<10K"), (10**9, "10K<n<100K")) if count < most)
     data = exported.data
     return CARD.format(
         size=size,
-        name=shortened(data.name),
+        name=markdown(shortened(data.name)),
         count=f"{count:,}",
         classes=data.num_classes,
-        method=shortened(str(exported.notes.get("name", "an unknown method"))),
+        method=markdown(shortened(str(exported.notes.get("name", "an unknown method")))),
         ipc=exported.ipc,
         s="" if exported.ipc == 1 else "s",
         shape=" x ".join(map(str, data.image_shape)),
@@ -153,5 +181,5 @@ def _scores(exported: Exported) -> str:
     lines = ["| accuracy % (95 % t-interval) | protocol | network |", "| --- | --- | --- |"]
     for score in scores:
         accuracy = Estimate.of(score["trials"]).percent()
-        lines.append(f"| {accuracy} | {score['protocol']} | {score['network']} |")
+        lines.append(f"| {accuracy} | {markdown(score['protocol'])} | {markdown(score['network'])} |")
     return "Networks trained on it reach, on real test images:\n\n" + "\n".join(lines) + "\n\n"
