@@ -185,3 +185,11 @@ def test_what_is_neither_run_nor_file(done, capsys):
     out, folder = done
     assert folder.path.name in _refused(capsys, "nonsense", "--out", out)
     assert "unknown network 'nonet'" in _refused(capsys, folder.path, "--network", "nonet", "--out", out)
+
+
+def test_a_distance_that_is_no_number_is_one_line_and_not_written(done, capsys, monkeypatch):
+    out, folder = done
+    before = _read(folder)
+    monkeypatch.setattr("benchmark_adapters.runner.rescore.ClassRelevantDistance.__call__", lambda *_: float("nan"))
+    assert "NaN or infinite" in _refused(capsys, folder.path.name, "--out", out, "--metric", "crfd")
+    assert _read(folder) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from benchmark_adapters.runner.config import RunConfig, flatten, resolve, settings_of
@@ -15,7 +16,7 @@ from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runner.sets import Loaded, load_set
 from benchmark_adapters.runner.store import read_record_file, write_json
 from dd_plugins import registry
-from dd_plugins.api import DataSource, UsageError
+from dd_plugins.api import DataError, DataSource, UsageError
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
 
 
@@ -127,6 +128,7 @@ def crfd(
 
     Raises:
         IncompatibleError: If one of them has no maps; before any is trained.
+        DataError: If a distance is NaN or infinite; nothing is written then.
     """
     assignments, settings = split_data(assignments, ("network",))
     loaded = load_set(stored, dataset, options, settings)
@@ -147,6 +149,10 @@ def crfd(
         distance, stored_set = ClassRelevantDistance(judge, loaded.real), loaded.synthetic
         value = distance(stored_set.images, stored_set.targets)
         variant = distance.of_activations(stored_set.images, stored_set.targets)
+        if not (isfinite(value) and isfinite(variant)):
+            raise DataError(
+                f"{stored}: its distance to the real images is NaN or infinite; its pixel values are too large"
+            )
         with loaded.folder.locked():
             record = read_record_file(loaded.folder.record) or loaded.record
             others = [m for m in record.get("metrics", []) if (m["metric"], m["network"]) != ("crfd", about)]
