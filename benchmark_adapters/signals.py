@@ -31,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """What the shell is told: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    """The exit code of the command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + (error.signal if isinstance(error, Interrupted) else signal.SIGINT)
 
 
@@ -54,7 +54,7 @@ def interruptible(say: Callable[[str], None]) -> Iterator[Callable[[], int]]:
     Outside the main thread, where Python delivers no signals, nothing is noted.
 
     Args:
-        say: Tells the user that the first one was noted: a step can take long.
+        say: Shows the user a line once the first one is noted: a step can take long.
 
     Yields:
         A function that returns the number of the first signal, 0 before there is one.

@@ -45,7 +45,7 @@ def export_set(
         dataset: The data, to check the set against it; by default it is not read.
         assignments: Settings of the data set, ``data.KEY=VALUE``.
         options: Device, data and folder.
-        reporter: Is told what the set does not hold.
+        reporter: Shows what the set does not hold.
 
     Returns:
         What was written.
