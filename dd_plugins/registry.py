@@ -71,9 +71,13 @@ def trusted(*specs: str) -> Iterator[None]:
 
 
 def classes_named_in(arguments: Iterable[str]) -> list[str]:
-    """Every ``module:Class`` among the arguments of a command: ``--param m:C``, ``--set network.name=m:C``, ..."""
+    """Every ``module:Class`` among the arguments of a command: ``--param m:C``, ``--set network.name=m:C``, ...
+
+    The argument of an installed data set, such as ``folder:pictures``, names no class.
+    """
     words = [word for text in arguments for word in re.split(r"[\s,'\"{}\[\]]+", text.rpartition("=")[2])]
-    return [match[1] for word in words if (match := _CLASS.fullmatch(word))]
+    found = [match[1] for word in words if (match := _CLASS.fullmatch(word))]
+    return [spec for spec in found if not is_installed("dataset", spec.partition(":")[0])]
 
 
 @dataclass(frozen=True)

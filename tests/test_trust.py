@@ -161,6 +161,7 @@ def test_the_option_takes_classes_alone(foreign, capsys):
         (["--params", "pixel,a:B,c:D"], ["a:B", "c:D"]),
         (["--dataset", "a:B:some/path"], ["a:B"]),
         (["--set", "mtt:objective.experts=10"], []),
+        (["--dataset", "folder:data", "--dataset=parquet:data.small"], []),
         (["eval", "runs/0123", "--set", "optimizer.lr=1e-3", "--out", "C:/runs"], []),
     ],
 )
