@@ -14,6 +14,8 @@ API_VERSION = 1
 def source_of(module: str) -> Path | None:
     """The file of a module, found without executing anything; None if there is none."""
     top, *rest = module.split(".")
+    if not all(part.isidentifier() for part in (top, *rest)):  # a record may name anything
+        return None
     try:
         spec = importlib.util.find_spec(top)  # a top-level name: nothing is executed
     except (ImportError, ValueError):

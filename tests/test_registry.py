@@ -12,6 +12,7 @@ from tiny_runs import command
 
 from dd_plugins import registry
 from dd_plugins.api import AmbiguousPluginError, Parameterization, PluginLoadError, UnknownPluginError
+from dd_plugins.sources import source_of
 
 GOOD = '''
 from dd_plugins.api import Parameterization
@@ -346,3 +347,10 @@ def test_a_class_that_was_loaded_is_found_without_reading_metadata_again(install
     monkeypatch.setattr(sys, "path", sys.path[1:])  # without the folder that it is installed in
     with pytest.raises(UnknownPluginError):
         registry.load("parameterization", "lowrank")
+
+
+@pytest.mark.parametrize(
+    "module", ["dd_plugins./", "dd_plugins...etc", "/etc/passwd", "dd_plugins.\0", "", "..", "dd_plugins.a-b"]
+)
+def test_the_source_of_what_is_no_module_is_none(module):
+    assert source_of(module) is None

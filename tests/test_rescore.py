@@ -12,8 +12,8 @@ from tiny_runs import PROTOCOL, command, run
 
 from benchmark_adapters.evaluator import load_protocol
 from benchmark_adapters.runner import pipeline
-from benchmark_adapters.runner.store import RunFolder
-from dd_plugins.api import read_tensors
+from benchmark_adapters.runner.store import RunFolder, write_json
+from dd_plugins.api import PluginContractError, read_tensors
 
 SHORT = [f"--set={text}" for text in PROTOCOL if "network" not in text]
 
@@ -193,3 +193,12 @@ def test_a_distance_that_is_no_number_is_one_line_and_not_written(done, capsys, 
     monkeypatch.setattr("benchmark_adapters.runner.rescore.ClassRelevantDistance.__call__", lambda *_: float("nan"))
     assert "NaN or infinite" in _refused(capsys, folder.path.name, "--out", out, "--metric", "crfd")
     assert _read(folder) == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_with_a_number_that_is_none_is_not_written(tmp_path, value):
+    file = tmp_path / "record.json"
+    file.write_text("{}")
+    with pytest.raises(PluginContractError, match=r"record\.json: not written, since a value in it is NaN or infinite"):
+        write_json(file, {"metrics": [1.0, value]})
+    assert file.read_text() == "{}"

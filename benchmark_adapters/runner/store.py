@@ -19,6 +19,7 @@ from benchmark_adapters.runner.schema import Checkpoint, ScoredRecord, Scores, S
 from dd_plugins import registry
 from dd_plugins.api import (
     Parameterization,
+    PluginContractError,
     ResumeMismatch,
     RunLocked,
     SyntheticFileError,
@@ -186,8 +187,16 @@ def load_stored(path: Path) -> Parameterization:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON atomically."""
-    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    """Writes JSON atomically.
+
+    Raises:
+        PluginContractError: If it holds NaN or an infinite number, such as a metric of a plugin; nothing is written.
+    """
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise PluginContractError(f"{path}: not written, since a value in it is NaN or infinite ({error})") from None
+    write_atomically(path, f"{text}\n".encode())
 
 
 def read_checked(path: Path, model: type[BaseModel], hint: str, what: str = "") -> dict[str, Any] | None:
