@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from dd_plugins.errors import one_line
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -29,30 +31,25 @@ _LATEX_SPECIAL = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reve
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def plain(text: object) -> str:
-    """One line for a terminal or a log: control characters, line breaks and ANSI codes as ``repr`` writes them."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
-
-
 def rich_text(text: object, style: str = "") -> Text:
     """For rich's tables and lines: neither markup nor emoji codes are interpreted."""
     from rich.text import Text
 
-    return Text(plain(text), style)
+    return Text(one_line(text), style)
 
 
 def markdown(text: object) -> str:
     """A cell of a Markdown table, or a part of a line: no markup, no HTML, no end of the cell."""
-    return _MARKDOWN.sub(lambda found: _HTML.get(found[0], f"\\{found[0]}"), plain(text))
+    return _MARKDOWN.sub(lambda found: _HTML.get(found[0], f"\\{found[0]}"), one_line(text))
 
 
 def latex(text: object) -> str:
     """A cell of a LaTeX table; ``+-`` becomes the sign for it."""
-    written = _LATEX_SPECIAL.sub(lambda found: _LATEX[found[0]], plain(text))
+    written = _LATEX_SPECIAL.sub(lambda found: _LATEX[found[0]], one_line(text))
     return f"{{[}}{written[1:]}" if written.startswith("[") else written  # \\[ would be an argument of the line break
 
 
 def plot_text(text: object) -> str:
     """For matplotlib: no formulas between dollars, and no leading underscore, which hides a label from the legend."""
-    shown = plain(text).replace("$", r"\$")
+    shown = one_line(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

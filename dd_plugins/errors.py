@@ -6,19 +6,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
+def one_line(text: object) -> str:
+    """The text with control characters, line breaks and ANSI codes escaped as ``repr`` escapes them."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+
+
 class DDPluginsError(Exception):
     """Base of every error that this project raises on purpose.
 
     Attributes:
-        summary: What is wrong, in one line.
+        summary: What is wrong, in one line; control characters and line breaks in names are escaped.
         details: Single faults, one line each; the command prints them below the summary.
     """
 
     exit_code = 1
 
     def __init__(self, summary: str = "", details: Sequence[str] = ()) -> None:
-        super().__init__(summary)
-        self.summary, self.details = summary, tuple(details)
+        self.summary, self.details = one_line(summary), tuple(map(one_line, details))
+        super().__init__(self.summary)
 
     def __str__(self) -> str:
         return "\n  ".join([self.summary, *self.details])

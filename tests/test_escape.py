@@ -18,13 +18,14 @@ from benchmark_adapters.report import comparison
 from benchmark_adapters.report.summary import committed_records
 from benchmark_adapters.runner.pipeline import _LineFormatter
 from benchmark_adapters.runner.progress import Reporter
+from dd_plugins.errors import one_line
 
 NASTY = "a|b\n<b>c</b> [red]d[/red] :warning: \x1b[31me\x1b[0m $x_1^2$ \\textbf{f} & g % #~ `h` *i* [j](k) \r\t\u202el"
 
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_plain_text_is_one_printable_line(text):
-    shown = escape.plain(text)
+    shown = one_line(text)
     assert shown.isprintable()
     assert len(shown.splitlines()) <= 1
     shown.encode("utf-8")
@@ -35,7 +36,7 @@ def test_plain_text_is_one_printable_line(text):
 def test_rich_shows_a_name_as_it_is(text):
     console = Console(file=io.StringIO(), width=10_000, force_terminal=False)
     console.print(escape.rich_text(text))
-    assert console.file.getvalue().removesuffix("\n") == escape.plain(text).rstrip()
+    assert console.file.getvalue().removesuffix("\n") == one_line(text).rstrip()
 
 
 def _unescaped(line):
@@ -69,7 +70,7 @@ def test_markdown_leaves_ordinary_names_alone():
 @given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1))
 def test_csv_is_read_back_with_one_row_a_line(name):
     text = comparison.as_csv(["method", "n"], [[name, "1"]])
-    assert [*csv.reader(io.StringIO(text))] == [["method", "n"], [escape.plain(name), "1"]] or "+-" in name
+    assert [*csv.reader(io.StringIO(text))] == [["method", "n"], [one_line(name), "1"]] or "+-" in name
     assert len(text.split("\n")) == 2
 
 
@@ -96,7 +97,7 @@ def test_matplotlib_draws_a_name_literally(text):
 
 def test_messages_and_logs_are_single_lines(capsys):
     Reporter(Console(width=40)).say(f"{NASTY}\udcff")
-    assert capsys.readouterr().out == escape.plain(NASTY) + "\\udcff\n"
+    assert capsys.readouterr().out == one_line(NASTY) + "\\udcff\n"
     record = logging.LogRecord("x", logging.INFO, "f", 1, "%s", ("a\nERROR forged",), None)
     assert _LineFormatter("%(message)s").format(record) == r"a\nERROR forged"
 
@@ -142,7 +143,7 @@ def test_tables_of_a_record_with_such_names(form, nasty_run, capsys, monkeypatch
     if form == "csv":
         header, *cells = csv.reader(io.StringIO(out))
         assert {len(row) for row in cells} == {len(header)}
-        assert cells[0][0].startswith(escape.plain(NASTY))
+        assert cells[0][0].startswith(one_line(NASTY))
     if form == "markdown":
         header, _, *lines = out.splitlines()
         assert {len(_unescaped(line)) for line in lines} == {len(_unescaped(header))}

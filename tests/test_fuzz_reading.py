@@ -227,6 +227,7 @@ CONFIG = json.loads(json.dumps(resolve({"method": "hmn", "pruning": "aum"}).mode
 
 
 @given(values=changed(CONFIG) | VALUES)
+@example(values={"parameterization.name.\x85": 1})
 def test_any_configuration(values, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(json.dumps(values).encode())

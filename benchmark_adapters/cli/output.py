@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from benchmark_adapters.escape import plain
+from dd_plugins.errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,7 @@ LONGEST = 2000  # characters of an error message
 
 def say(text: object, *, err: bool = False) -> None:
     """Prints one line."""
-    typer.echo(plain(text), err=err)
+    typer.echo(one_line(text), err=err)
 
 
 def complain(summary: str, details: Sequence[str] = ()) -> None:

@@ -16,6 +16,7 @@ from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, Estimate, holm
 from benchmark_adapters.report.summary import PRIOR, told_prior
 from benchmark_adapters.runner.config import known_name
+from dd_plugins.errors import one_line
 from dd_plugins.training import Plan
 
 RANDOM = "random real"
@@ -157,10 +158,10 @@ def as_csv(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     """Comma-separated values for programs: plain numbers, and the half width of an interval in a column of its own."""
     columns: list[list[str]] = []
     for name, *cells in zip(header, *table, strict=True):
-        split = [_plain(escape.plain(cell)) for cell in cells]
-        columns.append([escape.plain(name), *(value for value, _ in split)])
+        split = [_plain(one_line(cell)) for cell in cells]
+        columns.append([one_line(name), *(value for value, _ in split)])
         if any(half for _, half in split):
-            columns.append([f"{escape.plain(name)} +-", *(half for _, half in split)])
+            columns.append([f"{one_line(name)} +-", *(half for _, half in split)])
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(zip(*columns, strict=True))
     return file.getvalue().rstrip("\n")

@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from benchmark_adapters.escape import plain
 from dd_plugins.api import DataError, DataSpec, RealData, SyntheticSet, write_atomically
 from dd_plugins.datasets import pixel_values
+from dd_plugins.errors import one_line
 
 MAX_IMAGES, MAX_REAL, MAX_ROWS = 10, 3, 20
 PAGE_WIDTH = 1600  # pixels; classes stand side by side as far as they fit
@@ -93,7 +93,7 @@ def save_preview(
         by_class = real.train.class_rows()
         rows = [by_class[label][: layout.real] for label in layout.classes]
         beside = torch.split(_displayed(real.train.images(torch.cat(rows)), data)[0], [len(one) for one in rows])
-    names = [plain(class_names[label]) if class_names else f"class {label}" for label in layout.classes]
+    names = [one_line(class_names[label]) if class_names else f"class {label}" for label in layout.classes]
     page = _draw(layout, names, made, beside, _caption(layout, data, counts, note))
     content = io.BytesIO()
     page.save(content, format="PNG")

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.escape import plain
 from benchmark_adapters.report.pictures import save_preview
 from benchmark_adapters.runner.condense import Condensation
 from benchmark_adapters.runner.config import RunConfig
@@ -42,7 +41,7 @@ from dd_plugins.api import (
 )
 from dd_plugins.api.atomic import no_symbolic_link
 from dd_plugins.api.progress import StartJob
-from dd_plugins.errors import allocator_errors, is_out_of_memory
+from dd_plugins.errors import allocator_errors, is_out_of_memory, one_line
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
 from dd_plugins.threads import one_thread
@@ -318,7 +317,7 @@ class _LineFormatter(logging.Formatter):
     """A message is one line, whatever names it holds; a stack trace follows on lines of its own."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = plain(record.message)
+        record.message = one_line(record.message)
         return super().formatMessage(record)
 
 

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from benchmark_adapters.escape import plain
+from dd_plugins.errors import one_line
 
 LINE_SECONDS = 60.0
 
@@ -32,7 +32,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(plain(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.console.print(one_line(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def say_once(self, text: str) -> None:
         """One line, unless it has been shown before: a warning that concerns many runs."""
@@ -69,7 +69,7 @@ class Job:
     """One job of a `Reporter`."""
 
     def __init__(self, reporter: Reporter, name: str, total: int, done: int, bar: Progress | None) -> None:
-        self.reporter, self.name, self.total, self.bar = reporter, plain(name), total, bar
+        self.reporter, self.name, self.total, self.bar = reporter, one_line(name), total, bar
         self.told = time.perf_counter()
         # The clock starts behind the first step, which may do one-off work and would spoil the time left.
         self.first: tuple[int, float] | None = None
@@ -84,7 +84,7 @@ class Job:
         self.last = done
         first, begun = self.first
         step = (now - begun) / (done - first) if done > first else None
-        text = " ".join(part for part in (plain(note), f"{_duration(step)}/step" if step else "") if part)
+        text = " ".join(part for part in (one_line(note), f"{_duration(step)}/step" if step else "") if part)
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=done, total=self.total, note=text)
         elif now - self.told >= LINE_SECONDS:
