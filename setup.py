@@ -89,11 +89,9 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["dd_plugins*", "benchmark_adapters*"]),
     package_data={
-        "dd_plugins": ["py.typed"],
+        "dd_plugins": ["py.typed", "methods/*.yaml", "protocols/*.yaml"],
         "benchmark_adapters": [
             "py.typed",
-            "protocols/*.yaml",
-            "methods/*.yaml",
             "references/*.yaml",
             "records/*.json",
             "records/priors/*.json",

@@ -22,7 +22,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from benchmark_adapters.formats.base import Exported
 from benchmark_adapters.formats.dc_bench import NAMES, DCBenchFormat, described
 from dd_plugins.api import (
@@ -34,6 +33,7 @@ from dd_plugins.api import (
     UsageError,
     temporary_folder,
 )
+from dd_plugins.api.benchmark import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 
 COPIED = ("evaluator", "networks", "data_loader")
 ENTRY = Path("evaluator") / "evaluator.py"

@@ -31,12 +31,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from benchmark_adapters.base import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from benchmark_adapters.formats.base import rescaled
 from benchmark_adapters.formats.published import OF_DDRANKING
 from benchmark_adapters.lines import append_line, read_lines
 from benchmark_adapters.robustness import augmentation_score, robust_score
 from dd_plugins.api import DataSpec, PluginConfig, RealData, SyntheticSet, UsageError, temporary_folder, write_tensors
+from dd_plugins.api.benchmark import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from dd_plugins.api.reading import parse_json
 
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "TinyImageNet"}

@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
-from benchmark_adapters.evaluator import NAME, Protocol, evaluate, load_protocol, protocol_names
 from benchmark_adapters.lines import append_line, read_lines
 from benchmark_adapters.robustness import augmentation_score, robust_score
 from benchmark_adapters.yardsticks import LARGE, random_subset, whole_set
 from dd_plugins.api import PluginConfig, SyntheticSet, parse_config
+from dd_plugins.api.benchmark import Benchmark, Cell, ScoreContext, Scores
+from dd_plugins.engine.evaluation import NAME, evaluate
+from dd_plugins.engine.protocols import Protocol, load_protocol, protocol_names
 
 PLAIN = "none"
 

@@ -37,7 +37,7 @@ BASES = {
     "pruning": "dd_plugins.api:PruningStrategy",
     "dataset": "dd_plugins.api:Dataset",
     "network": "dd_plugins.api:Network",
-    "benchmark": "benchmark_adapters.base:Benchmark",
+    "benchmark": "dd_plugins.api.benchmark:Benchmark",
 }
 
 

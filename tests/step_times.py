@@ -95,14 +95,14 @@ def take_steps(side, method, options, pipe):
     from naive import match
     from rich.console import Console
 
-    from benchmark_adapters.runner.compare import split_assignments
-    from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.parts import Options, load_real
-    from benchmark_adapters.runner.pipeline import small_images, start_condensation
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.store import RunFolder
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs.compare import split_assignments
+    from benchmark_adapters.runs.parts import Options, load_real
+    from benchmark_adapters.runs.pipeline import small_images, start_condensation
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.store import RunFolder
+    from benchmark_adapters.runs.system import choose_device
     from dd_plugins.api import Match
+    from dd_plugins.engine.config import resolve
     from dd_plugins.threads import one_thread
 
     flags = {"method": method, "dataset": options.dataset, "ipc": options.ipc}

@@ -17,7 +17,7 @@ from tiny_runs import WORDS, command, run, start
 
 from benchmark_adapters import catalogue
 from benchmark_adapters.cli.main import app
-from benchmark_adapters.runner.store import load_stored
+from benchmark_adapters.runs.store import load_stored
 from dd_plugins import __version__, registry
 from dd_plugins.api import read_tensors
 from dd_plugins.datasets import load_dataset
@@ -415,7 +415,7 @@ def test_yardsticks_alone_are_those_of_a_run(tmp_path, capsys):
     ],
 )
 def test_the_whole_training_set_is_scored_if_it_is_small_or_wanted(tmp_path, capsys, monkeypatch, large, flag, wanted):
-    monkeypatch.setattr("benchmark_adapters.runner.scoring.LARGE", large)
+    monkeypatch.setattr("benchmark_adapters.runs.scoring.LARGE", large)
     words = ["yardsticks", "--device", "cpu", "--out", tmp_path, *SCORED]
     assert command(*words, *([flag] if flag else [])) == 0
     output = capsys.readouterr().out
@@ -448,10 +448,10 @@ def test_comparisons_and_scores_on_other_networks_can_do_without_the_whole_train
 
 
 def test_a_yardstick_that_was_cut_off_goes_on_with_its_next_trial(tmp_path, capsys, monkeypatch):
-    from benchmark_adapters import evaluator
+    from dd_plugins.engine import evaluation
 
     words = ["yardsticks", "--device", "cpu", "--out", tmp_path, *SCORED]
-    real, trained = evaluator.train_networks, []
+    real, trained = evaluation.train_networks, []
 
     def train(networks, *args, **options):
         trained.append(len(networks))
@@ -459,7 +459,7 @@ def test_a_yardstick_that_was_cut_off_goes_on_with_its_next_trial(tmp_path, caps
             raise KeyboardInterrupt
         return real(networks, *args, **options)
 
-    monkeypatch.setattr(evaluator, "train_networks", train)
+    monkeypatch.setattr(evaluation, "train_networks", train)
     assert command(*words) == 130
     assert command(*words) == 0
     assert trained == [1, 1, 1, 1, 1]  # one of the second trial was lost; the whole set's two follow

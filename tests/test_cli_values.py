@@ -6,8 +6,8 @@ import yaml
 from tiny_runs import command
 
 from benchmark_adapters.cli.main import app
-from benchmark_adapters.runner.config import flatten, resolve
 from dd_plugins.api import ConfigError
+from dd_plugins.engine.config import flatten, resolve
 
 COMMANDS = typer.main.get_command(app).commands
 OPTIONS = [

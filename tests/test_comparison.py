@@ -11,15 +11,15 @@ from rich.console import Console
 from scipy import stats
 from tiny_runs import command
 
-from benchmark_adapters.evaluator import load_protocol
 from benchmark_adapters.report import comparison
 from benchmark_adapters.report.curves import front, save_curve
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, holm
 from benchmark_adapters.report.tables import fitting_table
-from benchmark_adapters.runner.compare import contenders, matrix
+from benchmark_adapters.runs.compare import contenders, matrix
 from benchmark_adapters.signals import Interrupted
 from dd_plugins.api import BudgetTooSmall, UsageError
+from dd_plugins.engine.protocols import load_protocol
 
 PROTOCOL = load_protocol("dsa")
 TINY = ["network.width=4", "protocol.network.width=4", "protocol.train.epochs=2", "steps=2"]
@@ -250,7 +250,7 @@ def test_compare_carries_on_past_a_failure_and_reuses_what_is_there(tmp_path, ca
         assert config.parameterization.name == "rtp", "condensed again"
         raise BudgetTooSmall("still too small")
 
-    monkeypatch.setattr("benchmark_adapters.runner.pipeline._condense", condense)
+    monkeypatch.setattr("benchmark_adapters.runs.pipeline._condense", condense)
     assert command(*words) == 1
     assert list(csv.reader(capsys.readouterr().out.splitlines())) == rows
 
@@ -278,7 +278,7 @@ def test_an_interrupted_comparison_ends_and_goes_on(tmp_path, capsys, monkeypatc
         raise Interrupted("interrupted at step 1 of 2; the same command continues")
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchmark_adapters.runner.compare.run", interrupted)
+        patch.setattr("benchmark_adapters.runs.compare.run", interrupted)
         assert command(*words, "--out", tmp_path) == 130
     assert "interrupted at step 1 of 2; the same command continues" in capsys.readouterr().err
     assert begun == ["dm"]  # the others are not begun

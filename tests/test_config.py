@@ -6,12 +6,13 @@ import json
 import pytest
 import yaml
 
-from benchmark_adapters.evaluator import load_protocol
-from benchmark_adapters.runner.config import RunConfig, resolve
-from benchmark_adapters.runner.methods import load_method
+from benchmark_adapters.runs.identity import compute_run_id
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, UsageError
 from dd_plugins.datasets import load_dataset
+from dd_plugins.engine.config import RunConfig, resolve
+from dd_plugins.engine.methods import load_method
+from dd_plugins.engine.protocols import load_protocol
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -23,7 +24,7 @@ def _file(tmp_path, text):
 
 
 def _id(flags=None, assignments=(), config_file=None, fingerprint=FINGERPRINT):
-    return resolve(flags or {}, assignments, config_file).run_id(fingerprint)
+    return compute_run_id(resolve(flags or {}, assignments, config_file), fingerprint)
 
 
 # ---- which value wins ----------------------------------------------------------------------------------------------
@@ -180,14 +181,17 @@ def test_run_id_is_a_sha256_of_the_canonical_semantic_config():
     }
     for part, value in classes.items():
         content[part]["plugin"] = ["dd-plugins", "0.1.0", value]
-    assert config.run_id(FINGERPRINT) == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+    assert (
+        compute_run_id(config, FINGERPRINT)
+        == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+    )
 
 
 def test_own_config_file_gives_the_same_run(tmp_path):
     config = resolve({"method": "dsa", "ipc": 10, "seed": 4}, ["network.width=8", "protocol.train.epochs=5"])
     again = resolve({}, config_file=_file(tmp_path, config.to_yaml()))
     assert again == config
-    assert again.run_id(FINGERPRINT) == config.run_id(FINGERPRINT)
+    assert compute_run_id(again, FINGERPRINT) == compute_run_id(config, FINGERPRINT)
 
 
 def test_writing_out_a_default_changes_nothing():
@@ -226,7 +230,9 @@ def test_everything_that_decides_the_images_is_in_the_run_id(assignment):
 def test_data_counts_by_its_fingerprint():
     assert _id(fingerprint="f" * 16) != _id()
     base = resolve({"method": "pixel"})
-    assert base.model_copy(update={"dataset": "folder:/elsewhere"}).run_id(FINGERPRINT) == base.run_id(FINGERPRINT)
+    assert compute_run_id(base.model_copy(update={"dataset": "folder:/elsewhere"}), FINGERPRINT) == compute_run_id(
+        base, FINGERPRINT
+    )
 
 
 def test_nothing_about_the_machine_is_in_the_configuration():

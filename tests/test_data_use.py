@@ -17,12 +17,13 @@ from benchmark_adapters.report.comparison import entries
 from benchmark_adapters.report.comparison import rows as comparison_rows
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.summary import rows as summary_rows
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.notes import few_images, general_settings
+from benchmark_adapters.runs.identity import compute_run_id
+from benchmark_adapters.runs.notes import few_images, general_settings
 from benchmark_adapters.yardsticks import random_subset
 from dd_plugins.api import ConfigError, RawData, StorageBudget, UnknownPluginError, UsageError
 from dd_plugins.datasets import build_real_data, load_dataset
 from dd_plugins.datasets.digits import Digits
+from dd_plugins.engine.config import resolve
 from dd_plugins.parameterizations.real import Real
 from dd_plugins.seeds import make_generator, seed_for
 
@@ -238,7 +239,7 @@ def test_data_as_gives_the_settings_of_the_method(method):
     assert known.model_copy(update=same) == named
     if method == "mtt":
         assert general.model_copy(update=same) != named
-    assert known.run_id("content") == named.run_id("content")  # of the same content
+    assert compute_run_id(known, "content") == compute_run_id(named, "content")  # of the same content
 
 
 def test_data_as_digits_has_the_short_protocol():

@@ -9,10 +9,10 @@ import torch
 from test_formats import exported, make_real
 from tiny_runs import command
 
-from benchmark_adapters.base import BenchmarkFailed, Cell, ScoreContext
 from benchmark_adapters.dc_bench import DCBench
 from benchmark_adapters.formats.dc_bench import LAYOUTS
 from dd_plugins.api import DataError, StorageLedger, SyntheticSet, UsageError
+from dd_plugins.api.benchmark import BenchmarkFailed, Cell, ScoreContext
 from dd_plugins.testing import check_plugin
 
 # Reads a set as DC-BENCH does, and "trains" by comparing brightness with the labels.
@@ -110,7 +110,9 @@ def test_tiny_imagenet_is_not_offered(checkout):
 
 def test_what_it_needs_is_said_before_anything_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "einops" else find_spec(name))
-    monkeypatch.setattr("benchmark_adapters.base.find_spec", lambda name: None if name == "einops" else find_spec(name))
+    monkeypatch.setattr(
+        "dd_plugins.api.benchmark.find_spec", lambda name: None if name == "einops" else find_spec(name)
+    )
     assert command("run", "--param", "pixel", "--benchmark", "dc-bench", "--out", tmp_path / "runs") == 2
     error = capsys.readouterr().err
     assert "dc-bench needs the extra einops: pip install 'dd-plugins[einops]'" in error

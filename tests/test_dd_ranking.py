@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny_runs import command, run
 
-from benchmark_adapters.base import BenchmarkFailed, Cell, ScoreContext
 from benchmark_adapters.dd_ranking import DDRankingBenchmark, _three_channels
 from benchmark_adapters.robustness import robust_score
 from dd_plugins.api import DataSpec, RawData, StorageLedger, SyntheticSet, UsageError
+from dd_plugins.api.benchmark import BenchmarkFailed, Cell, ScoreContext
 from dd_plugins.datasets import build_real_data
 from dd_plugins.seeds import make_generator
 

@@ -16,8 +16,8 @@ from tiny_runs import command
 from benchmark_adapters import escape
 from benchmark_adapters.report import comparison
 from benchmark_adapters.report.summary import committed_records
-from benchmark_adapters.runner.pipeline import _LineFormatter
-from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runs.pipeline import _LineFormatter
+from benchmark_adapters.runs.progress import Reporter
 from dd_plugins.errors import one_line
 
 NASTY = "a|b\n<b>c</b> [red]d[/red] :warning: \x1b[31me\x1b[0m $x_1^2$ \\textbf{f} & g % #~ `h` *i* [j](k) \r\t\u202el"

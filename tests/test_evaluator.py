@@ -7,12 +7,13 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmark_adapters import evaluator
-from benchmark_adapters.base import Cell, ScoreContext
-from benchmark_adapters.evaluator import Protocol, evaluate
 from benchmark_adapters.report.statistics import Estimate
 from dd_plugins.api import StorageLedger, SyntheticSet
+from dd_plugins.api.benchmark import Cell, ScoreContext
 from dd_plugins.datasets import load_dataset
+from dd_plugins.engine import evaluation
+from dd_plugins.engine.evaluation import evaluate
+from dd_plugins.engine.protocols import Protocol
 
 CELL = Cell("digits", 1, "convnet")
 CPU = torch.device("cpu")
@@ -39,14 +40,14 @@ def _set(real, rows):
 @pytest.fixture
 def watched(monkeypatch):
     """Notes the weights that each training starts from, and those that it ends with."""
-    starts, ends, train = [], [], evaluator.train_networks
+    starts, ends, train = [], [], evaluation.train_networks
 
     def watching(networks, images, *args, **kwargs):
         starts.extend([p.detach().clone() for p in network.parameters()] for network in networks)
         train(networks, images, *args, **kwargs)
         ends.extend(networks)
 
-    monkeypatch.setattr(evaluator, "train_networks", watching)
+    monkeypatch.setattr(evaluation, "train_networks", watching)
     return starts, ends
 
 

@@ -7,12 +7,7 @@ import torch
 from made_up import make_real, make_spec
 from tiny_runs import TINY, command, run
 
-from benchmark_adapters.base import Cell, ScoreContext
-from benchmark_adapters.evaluator import Protocol, evaluate
-from benchmark_adapters.runner.condense import Condensation
-from benchmark_adapters.runner.config import OptimizerConfig, resolve
-from benchmark_adapters.runner.methods import choose_method
-from benchmark_adapters.runner.store import RunFolder
+from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import (
     ConfigError,
     DifferentiableObjective,
@@ -22,7 +17,13 @@ from dd_plugins.api import (
     StorageLedger,
     SyntheticSet,
 )
+from dd_plugins.api.benchmark import Cell, ScoreContext
 from dd_plugins.datasets import build_real_data
+from dd_plugins.engine.condensation import Condensation
+from dd_plugins.engine.config import OptimizerConfig, resolve
+from dd_plugins.engine.evaluation import evaluate
+from dd_plugins.engine.methods import choose_method
+from dd_plugins.engine.protocols import Protocol
 from dd_plugins.parameterizations.hmn import HMN
 from dd_plugins.parameterizations.pixel import Pixel
 from dd_plugins.seeds import make_generator
@@ -79,7 +80,8 @@ def test_a_staged_run_resumes_bit_by_bit_wherever_it_was_cut(tmp_path, cut):
         container.reset(make_generator(0), None)
         objective = TowardsZero(spec)
         objective.prepare(None, container.labels, None)
-        return Condensation(container, objective, OptimizerConfig(schedule="cosine"), 10, "id", RunFolder(folder))
+        checkpointer = RunFolder(folder).checkpointer("id")
+        return Condensation(container, objective, OptimizerConfig(schedule="cosine"), 10, checkpointer)
 
     undisturbed = condensation(tmp_path / "whole")
     assert undisturbed.run()

@@ -9,13 +9,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmark_adapters.report.summary import read_records, rows
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.find import read_record
-from benchmark_adapters.runner.store import CHECKPOINT, RunFolder
+from benchmark_adapters.runs.find import read_record
+from benchmark_adapters.runs.store import CHECKPOINT, RunFolder
 from dd_plugins import registry
 from dd_plugins.api import DataError, DDPluginsError, read_stored, read_tensors, write_tensors
 from dd_plugins.api.reading import dump_yaml, parse_json, parse_yaml, read_json, read_yaml
 from dd_plugins.api.stored import KEY
+from dd_plugins.engine.config import resolve
 
 pytestmark = pytest.mark.fuzz
 
@@ -217,7 +217,7 @@ NOTES = {"run_id": "ab", "step": 3, "stage": "all", "seconds": 1.5, "cpu_seconds
 @given(notes=changed(NOTES).map(json.dumps) | VALUES.map(json.dumps) | st.text())
 def test_any_change_of_a_checkpoints_notes(notes, folder):
     write_tensors(folder.checkpoint, {}, {CHECKPOINT: notes.encode("utf-8", "replace").decode()})
-    attempt(lambda: folder.load_checkpoint("ab"), str(folder.checkpoint))
+    attempt(lambda: folder.checkpointer("ab").load(), str(folder.checkpoint))
     folder.checkpoint_notes()
 
 

@@ -11,10 +11,10 @@ from made_up import Factory, Mirror, make_real
 from rich.console import Console
 from tiny_runs import PROTOCOL, run
 
-from benchmark_adapters.runner import pipeline
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.parts import Options
-from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runs import pipeline
+from benchmark_adapters.runs.identity import compute_run_id
+from benchmark_adapters.runs.parts import Options
+from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.signals import Interrupted
 from dd_plugins.api import (
     ConfigError,
@@ -27,6 +27,7 @@ from dd_plugins.api import (
     StorageBudget,
     read_tensors,
 )
+from dd_plugins.engine.config import resolve
 from dd_plugins.networks import build_network
 from dd_plugins.parameterizations.hpd import HPD, GLaD
 from dd_plugins.priors.centres import centres
@@ -445,19 +446,19 @@ def test_other_weights_in_the_same_folder_are_another_run(prior, tmp_path, monke
     shutil.copytree(prior, folder)
     config = resolve({"method": "h-pd"}, [f"parameterization.prior={folder}"])
     assert config.parameterization.settings["prior_sha256"] == ""  # another prior can take its place
-    first = config.run_id("data")
-    assert config.run_id("data") == first
+    first = compute_run_id(config, "data")
+    assert compute_run_id(config, "data") == first
     other = load_prior(folder).generator
     with torch.no_grad():
         next(other.parameters()).add_(1)
     save_prior(folder, other, "vae", other.config, {"gates": GOOD})
-    assert config.run_id("data") != first
+    assert compute_run_id(config, "data") != first
     shutil.rmtree(folder)
-    assert config.run_id("data") != first  # the run will say that it is not there
+    assert compute_run_id(config, "data") != first  # the run will say that it is not there
     trained = resolve({"method": "h-pd"})
-    second = trained.run_id("data")
+    second = compute_run_id(trained, "data")
     monkeypatch.setattr("dd_plugins.parameterizations.hpd.VERSION", 0)  # a release that trains other priors
-    assert trained.run_id("data") != second
+    assert compute_run_id(trained, "data") != second
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
@@ -496,19 +497,19 @@ def test_stages_without_a_step_are_told(tmp_path):
 def test_a_run_that_was_interrupted_goes_on_bit_by_bit(tmp_path, monkeypatch):
     flags = {"method": "h-pd", "steps": 10, "ipc": 2}
     whole = run(tmp_path / "whole", flags, TINY)
-    from benchmark_adapters.runner import condense
+    from dd_plugins.engine.condensation import Condensation
 
     for stop in (1, 4, 5, 9):
         out = tmp_path / f"stopped {stop}"
         for shared in ("priors", "judges", "yardsticks"):  # made once
             shutil.copytree(tmp_path / "whole" / shared, out / shared)
-        original = condense.Condensation.run
+        original = Condensation.run
 
         def stopping(self, on_step=None, stop=lambda: False, checkpoint_seconds=30.0, at=stop, original=original):
             return original(self, on_step, lambda: self.step >= at, 0)
 
         with monkeypatch.context() as patch:
-            patch.setattr(condense.Condensation, "run", stopping)
+            patch.setattr(Condensation, "run", stopping)
             with pytest.raises(Interrupted):
                 run(out, flags, TINY)
         again = run(out, flags, TINY)

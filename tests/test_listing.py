@@ -12,11 +12,11 @@ from tiny_runs import command
 
 from benchmark_adapters import catalogue
 from benchmark_adapters.cli import described
-from benchmark_adapters.evaluator import load_protocol
 from benchmark_adapters.formats import EXPORTED, FORMATS
-from benchmark_adapters.runner.config import flatten
-from benchmark_adapters.runner.methods import load_method
 from dd_plugins import registry
+from dd_plugins.engine.config import flatten
+from dd_plugins.engine.methods import load_method
+from dd_plugins.engine.protocols import load_protocol
 
 PLUGIN = '''
 from pydantic import Field

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark_adapters.runner.store import RunFolder
+from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import RunLocked, holder, locked, locks
 from dd_plugins.datasets import decode, load_dataset, torchvision_sets
 

@@ -10,20 +10,21 @@ import pytest
 import torch
 from tiny_runs import PARTS, PROTOCOL, command, start
 
-from benchmark_adapters import evaluator
-from benchmark_adapters.base import Cell, ScoreContext
-from benchmark_adapters.evaluator import load_protocol
-from benchmark_adapters.runner.compare import Contender, compare
-from benchmark_adapters.runner.condense import build_optimizer
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.memory import estimate_memory
-from benchmark_adapters.runner.parts import Options, build_container, load_real, network_factory
-from benchmark_adapters.runner.store import RunFolder
+from benchmark_adapters.runs.compare import Contender, compare
+from benchmark_adapters.runs.parts import Options, load_real
+from benchmark_adapters.runs.store import RunFolder
 from benchmark_adapters.yardsticks import random_subset
 from dd_plugins import registry
 from dd_plugins.api import DataSpec, NotEnoughMemory, OutOfMemory, StorageBudget, SyntheticFileError, memory
+from dd_plugins.api.benchmark import Cell, ScoreContext
 from dd_plugins.api.memory import available_memory, control_group_memory, in_units, require_memory, shapes_only
 from dd_plugins.api.stored import StoredHeader, write_stored
+from dd_plugins.engine import evaluation
+from dd_plugins.engine.condensation import build_optimizer
+from dd_plugins.engine.config import resolve
+from dd_plugins.engine.memory import estimate_memory
+from dd_plugins.engine.parts import build_container, network_factory
+from dd_plugins.engine.protocols import load_protocol
 from dd_plugins.errors import allocator_errors, is_out_of_memory
 from dd_plugins.networks import build_network, network_bytes
 from dd_plugins.parameterizations.pixel import Pixel
@@ -125,10 +126,10 @@ def test_trials_together_are_counted(monkeypatch):
     """On a GPU all trials are trained together; here as if there was one."""
     real = load_real(resolve({"parameterization": "pixel"}), Options(None, torch.device("cpu")))
     protocol = load_protocol("quick").model_copy(update={"trials": 10**6})
-    monkeypatch.setattr(evaluator, "networks_at_once", lambda *_: 10**9)
+    monkeypatch.setattr(evaluation, "networks_at_once", lambda *_: 10**9)
     context = ScoreContext(real, torch.device("cpu"))
     with pytest.raises(NotEnoughMemory, match="1,000,000 networks"):
-        evaluator.evaluate(random_subset(real, 1, 0, real.device), protocol, Cell("digits", 1, "convnet"), context)
+        evaluation.evaluate(random_subset(real, 1, 0, real.device), protocol, Cell("digits", 1, "convnet"), context)
 
 
 def test_allocators_are_recognised():
@@ -306,7 +307,7 @@ def test_an_allocator_that_gives_up_keeps_the_checkpoint(tmp_path, monkeypatch, 
 
 
 def test_a_stored_set_is_kept_when_memory_is_short_for_its_check(tmp_path, monkeypatch, capsys):
-    from benchmark_adapters.runner import pipeline
+    from benchmark_adapters.runs import pipeline
 
     monkeypatch.setattr(pipeline, "load_stored", lambda _: torch.empty(2**50))
     sets = [f"--set={text}" for text in [*PARTS[:1], *PROTOCOL]]
@@ -353,8 +354,8 @@ def test_control_groups_of_both_versions(tmp_path):
 def test_comparisons_report_a_lack_of_memory_in_one_line(tmp_path, monkeypatch):
     from rich.console import Console
 
-    from benchmark_adapters.runner import compare as runner
-    from benchmark_adapters.runner.progress import Reporter
+    from benchmark_adapters.runs import compare as runner
+    from benchmark_adapters.runs.progress import Reporter
 
     def fail(*_):
         torch.empty(2**50)

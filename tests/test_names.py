@@ -5,12 +5,13 @@ from tiny_runs import command
 
 from benchmark_adapters.formats import EXPORTED, FORMATS, load_format
 from benchmark_adapters.formats.base import Format
-from benchmark_adapters.runner.benchmarks import split_settings
-from benchmark_adapters.runner.compare import contenders, matrix
-from benchmark_adapters.runner.config import resolve
+from benchmark_adapters.runs.benchmarks import split_settings
+from benchmark_adapters.runs.compare import contenders, matrix
+from benchmark_adapters.runs.identity import compute_run_id
 from dd_plugins import names, registry
 from dd_plugins.api import AmbiguousPluginError, ConfigError, UnknownPluginError
 from dd_plugins.datasets import load_dataset, split_spec
+from dd_plugins.engine.config import resolve
 
 
 def test_a_name_matches_itself_before_one_of_another_case():
@@ -66,7 +67,7 @@ def test_run_ids_and_configurations_do_not_depend_on_the_case():
     shouted = ["pruning=AUM", "network=ConvNet", "protocol.network.name=LeNet"]
     config, other = resolve(plain, rest), resolve({**typed, "protocol": "DSA"}, shouted)
     assert config == other
-    assert config.run_id("0" * 16) == other.run_id("0" * 16)
+    assert compute_run_id(config, "0" * 16) == compute_run_id(other, "0" * 16)
     assert config.protocol.hash == other.protocol.hash
 
 

@@ -8,13 +8,14 @@ import torch
 from tiny_runs import command, run
 
 from benchmark_adapters import native
-from benchmark_adapters.base import Cell, ScoreContext
 from benchmark_adapters.dc_bench import DCBench
-from benchmark_adapters.evaluator import Protocol, evaluate, load_protocol
 from benchmark_adapters.native import NativeBenchmark
 from benchmark_adapters.robustness import augmentation_score
 from dd_plugins.api import ConfigError, StorageLedger, SyntheticSet, UsageError
+from dd_plugins.api.benchmark import Cell, ScoreContext
 from dd_plugins.datasets import load_dataset
+from dd_plugins.engine.evaluation import evaluate
+from dd_plugins.engine.protocols import Protocol, load_protocol
 
 CPU = torch.device("cpu")
 CELL = Cell("digits", 1, "")

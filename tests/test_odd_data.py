@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from tiny_runs import run
 
-from benchmark_adapters.runner.methods import method_names
 from dd_plugins.api import DDPluginsError
+from dd_plugins.engine.methods import method_names
 
 EXPERTS = ["objective.experts=2", "objective.training_epochs=2", "objective.expert_epochs=1"]
 EXPERTS += ["objective.max_start_epoch=1", "objective.syn_steps=2", "data.zca=false"]

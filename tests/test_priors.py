@@ -20,8 +20,8 @@ from made_up import Factory, Mirror, make_real
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.system import interruptible_jobs
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.system import interruptible_jobs
 from dd_plugins.api import DataError, PluginContractError, Split, locked
 from dd_plugins.priors import find
 from dd_plugins.priors.base import LayeredGenerator, check_contract

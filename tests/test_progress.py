@@ -5,8 +5,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from benchmark_adapters.runner import progress
-from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runs import progress
+from benchmark_adapters.runs.progress import Reporter
 
 
 class Clock:

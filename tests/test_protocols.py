@@ -2,12 +2,12 @@
 
 import pytest
 
-from benchmark_adapters.evaluator import load_protocol, protocol_names, protocol_values
-from benchmark_adapters.runner.compare import matrix
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.methods import choose_method, load_method, method_names
-from benchmark_adapters.runner.notes import lent_settings
+from benchmark_adapters.runs.compare import matrix
+from benchmark_adapters.runs.notes import lent_settings
 from dd_plugins.api import DataSpec
+from dd_plugins.engine.config import resolve
+from dd_plugins.engine.methods import choose_method, load_method, method_names
+from dd_plugins.engine.protocols import load_protocol, protocol_names, protocol_values
 from dd_plugins.training import build_augmentation
 
 

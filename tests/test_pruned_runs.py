@@ -9,11 +9,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_runs import PROTOCOL, TINY, command, run
 
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.prune import choose
-from benchmark_adapters.runner.store import RunFolder, load_stored
-from benchmark_adapters.runner.study import common, contenders
+from benchmark_adapters.runs.identity import compute_run_id
+from benchmark_adapters.runs.prune import choose
+from benchmark_adapters.runs.store import RunFolder, load_stored
+from benchmark_adapters.runs.study import common, contenders
 from dd_plugins.api import UsageError
+from dd_plugins.engine.config import resolve
 
 PRUNE = ["pruning.networks=1", "pruning.epochs=2", "pruning_trials=1", "pruning.grid=[0, 0.5, 1]"]
 SMALL = [*TINY, *PRUNE]
@@ -68,7 +69,7 @@ def test_the_first_of_equals_is_chosen():
 
 def test_the_choice_never_sees_the_test_images(tmp_path, monkeypatch):
     seen = []
-    from benchmark_adapters.runner import prune
+    from benchmark_adapters.runs import prune
 
     whole = prune.score_trials
 
@@ -111,7 +112,7 @@ def test_another_way_of_choosing_is_another_run_of_the_same_larger_set(tmp_path)
 
 
 def test_an_interrupted_choice_goes_on(tmp_path, monkeypatch):
-    from benchmark_adapters.runner import prune
+    from benchmark_adapters.runs import prune
 
     whole, calls = prune.score_trials, []
 
@@ -230,7 +231,7 @@ def test_a_coreset_is_scored_again_and_not_selected_twice(tmp_path, monkeypatch)
     assert command("eval", run_id, *sets, "--device", "cpu", "--out", tmp_path) == 0
     assert records(tmp_path)[run_id]["name"] == "real images, random, 10% kept"
     assert len(records(tmp_path)[run_id]["scores"]) == 2
-    monkeypatch.setattr("benchmark_adapters.runner.coreset.prune_container", lambda *_: pytest.fail("pruned again"))
+    monkeypatch.setattr("benchmark_adapters.runs.coreset.prune_container", lambda *_: pytest.fail("pruned again"))
     assert coreset(tmp_path, *words) == 0
     assert command("show", run_id, "--out", tmp_path) == 0
 
@@ -380,7 +381,7 @@ def test_the_protocol_counts_where_it_chooses_and_nowhere_else():
             resolve({"method": "hmn", "ipc": 10, "pruning": prune}, [*assignments, f"protocol.train.epochs={epochs}"])
             for epochs in (5, 6)
         ]
-        return [config.run_id("x") for config in configs]
+        return [compute_run_id(config, "x") for config in configs]
 
     assert len(set(ids("aum"))) == 2
     assert len(set(ids("ccs"))) == 2

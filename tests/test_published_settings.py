@@ -5,8 +5,8 @@ from functools import cache
 import pytest
 
 from benchmark_adapters.report.references import published
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.methods import load_method, method_names
+from dd_plugins.engine.config import resolve
+from dd_plugins.engine.methods import load_method, method_names
 
 
 @cache

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_runs import PROTOCOL, command, run
 
-from benchmark_adapters.evaluator import load_protocol
-from benchmark_adapters.runner import pipeline
-from benchmark_adapters.runner.store import RunFolder, write_json
+from benchmark_adapters.runs import pipeline
+from benchmark_adapters.runs.store import RunFolder, write_json
 from dd_plugins.api import PluginContractError, read_tensors
+from dd_plugins.engine.protocols import load_protocol
 
 SHORT = [f"--set={text}" for text in PROTOCOL if "network" not in text]
 
@@ -50,7 +50,7 @@ def _refused(capsys, *words):
 def test_a_run_is_scored_by_default_as_it_was(done, monkeypatch):
     out, folder = done
     before = _read(folder)
-    monkeypatch.setattr("benchmark_adapters.runner.scoring.evaluate", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("benchmark_adapters.runs.scoring.evaluate", lambda *_: pytest.fail("scored again"))
     assert command("eval", folder.path.name, "--out", out, "--device", "cpu") == 0
     assert _read(folder) == before
 
@@ -73,7 +73,7 @@ def test_another_protocol_by_name_leaves_the_runs_own_changes_behind(done, monke
     out, folder = done
     seen = []
     monkeypatch.setattr(
-        "benchmark_adapters.runner.scoring.evaluate", lambda _, p, *__: seen.append(p) or (0.5,) * p.trials
+        "benchmark_adapters.runs.scoring.evaluate", lambda _, p, *__: seen.append(p) or (0.5,) * p.trials
     )
     assert command("eval", folder.path, "--protocol", "dc", "--out", out, "--device", "cpu") == 0
     assert seen == [load_protocol("dc")] * 3  # the set and two yardsticks
@@ -190,7 +190,7 @@ def test_what_is_neither_run_nor_file(done, capsys):
 def test_a_distance_that_is_no_number_is_one_line_and_not_written(done, capsys, monkeypatch):
     out, folder = done
     before = _read(folder)
-    monkeypatch.setattr("benchmark_adapters.runner.rescore.ClassRelevantDistance.__call__", lambda *_: float("nan"))
+    monkeypatch.setattr("benchmark_adapters.runs.rescore.ClassRelevantDistance.__call__", lambda *_: float("nan"))
     assert "NaN or infinite" in _refused(capsys, folder.path.name, "--out", out, "--metric", "crfd")
     assert _read(folder) == before
 

@@ -14,7 +14,7 @@ import time
 import pytest
 from tiny_runs import WORDS, command, start
 
-from benchmark_adapters.runner.store import RunFolder
+from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import read_tensors
 
 # The command, which sends itself a signal when it has come to a function for the n-th time.
@@ -38,8 +38,8 @@ where, count, number = os.environ["SIGNAL_AT"].split()
 if where == "fsync":
     os.fsync = signalling(os.fsync, int(count), int(number))
 else:
-    import benchmark_adapters.runner.condense as condense
-    import benchmark_adapters.runner.scoring as scoring
+    import dd_plugins.engine.condensation as condense
+    import benchmark_adapters.runs.scoring as scoring
     owner, name = {"step": (condense, "checked_match"), "trained": (scoring, "evaluate")}[where]
     setattr(owner, name, signalling(getattr(owner, name), int(count), int(number)))
 

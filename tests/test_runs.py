@@ -14,12 +14,13 @@ from PIL import Image
 from rich.console import Console
 from tiny_runs import FLAGS, TINY, run
 
-from benchmark_adapters.runner import pipeline, scoring
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.store import RunFolder, load_stored
+from benchmark_adapters.runs import pipeline, scoring
+from benchmark_adapters.runs.identity import compute_run_id
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.store import RunFolder, load_stored
 from dd_plugins.api import read_tensors
 from dd_plugins.datasets import load_dataset
+from dd_plugins.engine.config import resolve
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_files_and_record(finished):
     assert names >= {"config.yaml", "record.json", "synthetic.safetensors", "trials.jsonl", "log.txt", "preview.png"}
     assert not folder.checkpoint.exists()
     assert record == json.loads(folder.record.read_text())
-    assert folder.path.name == record["id"] == resolve(FLAGS, TINY).run_id(record["data"]["fingerprint"])
+    assert folder.path.name == record["id"] == compute_run_id(resolve(FLAGS, TINY), record["data"]["fingerprint"])
     assert resolve({}, config_file=folder.path / "config.yaml") == resolve(FLAGS, TINY)
     assert (record["status"], record["config"]["steps"], record["condensation"]["steps"]) == ("done", 6, 6)
     assert len(record["condensation"]["losses"]) == 6
@@ -95,7 +96,7 @@ def test_yardsticks_stand_beside_and_are_cached(done, monkeypatch):
     assert whole["name"] == "whole training set, same updates"
     assert sum(whole["images_per_class"]) == len(real.train) + len(real.validation)
     assert len(list((out / "yardsticks").iterdir())) == 2
-    monkeypatch.setattr("benchmark_adapters.runner.scoring.evaluate", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("benchmark_adapters.runs.scoring.evaluate", lambda *_: pytest.fail("scored again"))
     assert run(out)["yardsticks"] == record["yardsticks"]
 
 

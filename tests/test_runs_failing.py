@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny_runs import FLAGS, OBJECTIVE, PARTS, PROTOCOL, TINY, WORDS, command, run, start
 
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.store import RunFolder
+from benchmark_adapters.runs.identity import compute_run_id
+from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import (
     DifferentiableObjective,
     DivergedError,
@@ -29,6 +29,7 @@ from dd_plugins.api import (
 )
 from dd_plugins.api.stored import write_stored
 from dd_plugins.datasets import load_dataset
+from dd_plugins.engine.config import resolve
 from dd_plugins.parameterizations.pixel import Pixel
 
 
@@ -178,7 +179,7 @@ def test_checkpoint_of_another_run(tmp_path):
     with pytest.raises(DivergedError):
         run(tmp_path, {"objective": _own(NanAtThree)}, [*PARTS, *PROTOCOL])
     (left,) = tmp_path.glob("*/condense.safetensors")
-    other = tmp_path / resolve(FLAGS, TINY).run_id(load_dataset("digits").spec.fingerprint)
+    other = tmp_path / compute_run_id(resolve(FLAGS, TINY), load_dataset("digits").spec.fingerprint)
     other.mkdir()
     (other / left.name).write_bytes(left.read_bytes())
     with pytest.raises(ResumeMismatch, match=f"belongs to run {left.parent.name}, not to {other.name}"):
@@ -254,15 +255,19 @@ def _replace(folder):
 @pytest.mark.parametrize(
     ("at", "change", "said"),
     [
-        ("condense.checked_match", shutil.rmtree, "was removed while this command was writing"),
-        ("condense.checked_match", _replace, "was replaced while this command was writing"),
-        ("scoring.evaluate", shutil.rmtree, "was removed while this command was writing"),
-        ("scoring.evaluate", lambda folder: (folder / ".lock").unlink(), ".lock was removed while"),
+        ("dd_plugins.engine.condensation.checked_match", shutil.rmtree, "was removed while this command was writing"),
+        ("dd_plugins.engine.condensation.checked_match", _replace, "was replaced while this command was writing"),
+        ("benchmark_adapters.runs.scoring.evaluate", shutil.rmtree, "was removed while this command was writing"),
+        (
+            "benchmark_adapters.runs.scoring.evaluate",
+            lambda folder: (folder / ".lock").unlink(),
+            ".lock was removed while",
+        ),
     ],
 )
 def test_a_run_folder_that_is_removed_while_it_is_used_ends_the_run(tmp_path, capsys, monkeypatch, at, change, said):
-    module = importlib.import_module(f"benchmark_adapters.runner.{at.partition('.')[0]}")
-    name, changed = at.partition(".")[2], []
+    place, _, name = at.rpartition(".")
+    module, changed = importlib.import_module(place), []
     original = getattr(module, name)
 
     def changing(*words, **named):

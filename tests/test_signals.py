@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from benchmark_adapters import signals
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.system import interruptible_jobs
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.system import interruptible_jobs
 from benchmark_adapters.signals import Interrupted, exit_code, interruptible, raising
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_up import make_real
 
-from benchmark_adapters.runner.store import load_stored
+from benchmark_adapters.runs.store import load_stored
 from dd_plugins.api import DataSource, StorageBudget, SyntheticFileError, UsageError, read_stored, read_tensors
 from dd_plugins.api.files import write_tensors
 from dd_plugins.parameterizations.pixel import Pixel

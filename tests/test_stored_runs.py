@@ -12,9 +12,9 @@ from PIL import Image
 from tiny_runs import PROTOCOL, command, run
 
 from benchmark_adapters.formats.imagefolder import folder_names
-from benchmark_adapters.runner import pipeline
-from benchmark_adapters.runner.records import code_check
-from benchmark_adapters.runner.store import RunFolder
+from benchmark_adapters.runs import pipeline
+from benchmark_adapters.runs.records import code_check
+from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import read_stored, read_tensors, write_tensors
 
 NAMES = ("ant", "Bee", "cup")  # sorted as the data set sorts them: capital letters first
@@ -518,7 +518,7 @@ def test_what_another_command_made_is_not_continued_by_run(place, capsys, monkey
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmark_adapters.runner.coreset.score_set", interrupted)
+    monkeypatch.setattr("benchmark_adapters.runs.coreset.score_set", interrupted)
     words = ["prune", folder.path, "--keep", "1", "--strategy", "random", "--device", "cpu"]
     assert command(*words) == 130
     (coreset,) = (path.parent for path in folder.path.parent.glob("*/config.yaml") if path.parent != folder.path)

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from benchmark_adapters.runner.system import forget_peak, peak_memory_mib
+from benchmark_adapters.runs.system import forget_peak, peak_memory_mib
 
 CPU = torch.device("cpu")
 

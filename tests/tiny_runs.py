@@ -11,11 +11,11 @@ import torch
 from rich.console import Console
 
 from benchmark_adapters.cli import main
-from benchmark_adapters.runner import pipeline
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.parts import Options
-from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runs import pipeline
+from benchmark_adapters.runs.parts import Options
+from benchmark_adapters.runs.progress import Reporter
 from dd_plugins import registry
+from dd_plugins.engine.config import resolve
 
 PARTS = ["network.width=8", "parameterization.warm_start_steps=5"]
 OBJECTIVE = ["objective.network_updates=1", "objective.max_updates=10", "objective.batch_real=8"]

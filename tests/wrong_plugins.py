@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from benchmark_adapters.base import Benchmark, Cell, Scores
 from dd_plugins.api import (
     Dataset,
     DataSpec,
@@ -27,6 +26,7 @@ from dd_plugins.api import (
     read_tensors,
     write_tensors,
 )
+from dd_plugins.api.benchmark import Benchmark, Cell, Scores
 from dd_plugins.seeds import make_generator
 
 

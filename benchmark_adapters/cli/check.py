@@ -39,8 +39,8 @@ def check(
 
     from benchmark_adapters.cli.output import say
     from benchmark_adapters.escape import rich_text
-    from benchmark_adapters.runner.config import settings_of
     from dd_plugins import registry
+    from dd_plugins.engine.config import settings_of
     from dd_plugins.names import choose
     from dd_plugins.testing import checks_for
 

@@ -26,7 +26,7 @@ from benchmark_adapters.cli.output import Format, complain, say, show_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from benchmark_adapters.runner.compare import Comparison, Planned
+    from benchmark_adapters.runs.compare import Comparison, Planned
 
 EPILOG = """
 **Examples**
@@ -113,10 +113,10 @@ def compare(
     """Compare methods under one protocol, with intervals, paired differences and published numbers."""
     from rich.console import Console
 
-    from benchmark_adapters.runner import compare as runner
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs import compare as runner
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.system import choose_device
     from dd_plugins.api import UsageError
     from dd_plugins.names import canonical
 
@@ -158,7 +158,7 @@ def _show_found(
     """The table of methods, or that of a matrix's sides; and what failed."""
     from benchmark_adapters.report import comparison as report
     from benchmark_adapters.report.tables import matrix_table
-    from benchmark_adapters.runner.records import code_check
+    from benchmark_adapters.runs.records import code_check
 
     scored = next(iter(found.configs.values())).protocol
     entries = report.entries(found.records, scored, found.across)

@@ -50,7 +50,7 @@ def described(kind: str, name: str) -> Described:
 def _identity(kind: str, name: str) -> tuple[list[str], list[Path]]:
     """What tells it from others, and the files that define it; none if it cannot be cached."""
     if kind == "protocol":
-        from benchmark_adapters import catalogue
+        from dd_plugins.engine import catalogue
 
         chain = [name]
         while base := catalogue.raw(kind, chain[-1]).get("extends"):
@@ -66,7 +66,7 @@ def _read(kind: str, name: str) -> tuple[Described, set[str]]:
     import inspect
 
     if kind == "protocol":
-        from benchmark_adapters.evaluator import Protocol, load_protocol
+        from dd_plugins.engine.protocols import Protocol, load_protocol
 
         made = load_protocol(name)
         prose = {f"{kind}.{key}" for key in ("name", "summary", "source")}

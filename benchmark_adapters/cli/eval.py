@@ -60,11 +60,11 @@ def evaluate(
     from rich.console import Console
 
     from benchmark_adapters.report.tables import benchmarks_table, score_table
-    from benchmark_adapters.runner.benchmarks import make_benchmark, score_by, split_settings
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.rescore import crfd, rescore, split_data
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs.benchmarks import make_benchmark, score_by, split_settings
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.rescore import crfd, rescore, split_data
+    from benchmark_adapters.runs.system import choose_device
     from dd_plugins.errors import UsageError
 
     console = Console()

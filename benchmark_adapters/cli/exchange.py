@@ -57,10 +57,10 @@ def export_run(
     from rich.console import Console
 
     from benchmark_adapters.formats import load_format
-    from benchmark_adapters.runner.exchange import export_set
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs.exchange import export_set
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.system import choose_device
 
     form = load_format(to, {"layout": layout} if layout else {}, to_export=True)
     with _said_of_an_interrupt("interrupted; nothing was written"):
@@ -86,9 +86,9 @@ def import_run(
 ) -> None:
     """Bring a published set in, to be scored by the one evaluator beside others."""
     from benchmark_adapters.formats import load_format
-    from benchmark_adapters.runner.exchange import import_set
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs.exchange import import_set
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.system import choose_device
 
     options = Options(out, choose_device("cpu"), data_root)
     flags = {"dataset": dataset, "ipc": ipc}

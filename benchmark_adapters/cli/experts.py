@@ -44,11 +44,11 @@ def experts(
     """Train expert trajectories, which all runs of trajectory matching share."""
     from rich.console import Console
 
-    from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.experts import train_experts
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs.experts import train_experts
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.system import choose_device
+    from dd_plugins.engine.config import resolve
 
     flags = {"method": method or "mtt", "dataset": dataset, "ipc": ipc, "network": network}
     resolved = resolve(flags, assignments or [], None)

@@ -100,8 +100,8 @@ def _show_one(kind: str, name: str) -> None:
 
 def _show_method(name: str) -> None:
     """The parts of a method, and its settings block by block; later blocks win where they apply."""
-    from benchmark_adapters import catalogue
     from benchmark_adapters.cli.described import written
+    from dd_plugins.engine import catalogue
 
     content = catalogue.raw("method", name)
     say(f"{name}: {content['summary']}")

@@ -57,11 +57,11 @@ def profile(
     from rich.console import Console
 
     from benchmark_adapters.report.tables import profile_table
-    from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.profile import profile_run
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device, versions
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.profile import profile_run
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.system import choose_device, versions
+    from dd_plugins.engine.config import resolve
 
     flags = {
         "method": method,

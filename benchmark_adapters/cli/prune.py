@@ -54,10 +54,10 @@ def prune(
     from rich.console import Console
 
     from benchmark_adapters.report.tables import score_table
-    from benchmark_adapters.runner.coreset import prune_stored
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs.coreset import prune_stored
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.system import choose_device
 
     console = Console()
     flags = {"pruning": strategy, "dataset": dataset, "protocol": protocol, "seed": seed}

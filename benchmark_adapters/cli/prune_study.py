@@ -40,13 +40,13 @@ def prune_study(
     from rich.console import Console
 
     from benchmark_adapters.report import comparison as report
-    from benchmark_adapters.runner import study
-    from benchmark_adapters.runner.compare import compare
-    from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.find import find_run
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs import study
+    from benchmark_adapters.runs.compare import compare
+    from benchmark_adapters.runs.find import find_run
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.system import choose_device
+    from dd_plugins.engine.config import resolve
 
     taking_part = study.contenders(_shares("--rates", rates), _shares("--grid", grid), assignments or [])
     base = resolve({}, [], find_run(run, out).path / "config.yaml")

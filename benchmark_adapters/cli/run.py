@@ -38,8 +38,8 @@ from benchmark_adapters.cli.output import say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from benchmark_adapters.runner.config import RunConfig
-    from benchmark_adapters.runner.parts import Options
+    from benchmark_adapters.runs.parts import Options
+    from dd_plugins.engine.config import RunConfig
 
 EPILOG = """
 **Examples**
@@ -93,12 +93,12 @@ def run(
     """Distil a data set into a small synthetic one, store it, reload it and score it."""
     from rich.console import Console
 
-    from benchmark_adapters.runner.benchmarks import make_benchmark, score_by, split_settings
-    from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.pipeline import run as make_run
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs.benchmarks import make_benchmark, score_by, split_settings
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.pipeline import run as make_run
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.system import choose_device
+    from dd_plugins.engine.config import resolve
 
     flags = {
         "method": method,
@@ -146,10 +146,12 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     from dataclasses import asdict
 
     from benchmark_adapters.report.tables import ledger_table
-    from benchmark_adapters.runner.memory import estimate_memory
-    from benchmark_adapters.runner.notes import data_warnings, idle_rate, lent_settings
-    from benchmark_adapters.runner.parts import build_container, load_real
-    from benchmark_adapters.runner.pipeline import check_plan
+    from benchmark_adapters.runs.identity import compute_run_id
+    from benchmark_adapters.runs.notes import data_warnings, idle_rate, lent_settings
+    from benchmark_adapters.runs.parts import load_real
+    from benchmark_adapters.runs.pipeline import check_plan
+    from dd_plugins.engine.memory import estimate_memory
+    from dd_plugins.engine.parts import build_container
 
     real = load_real(config, options)
     container = check_plan(config, real)
@@ -165,4 +167,4 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
         within = build_container(config, real, within=True)
         told += f" condensed over budget, {min(within.counts)} left when pruned"
     say(f"{told}; steps: {config.steps}")
-    say(f"run id: {config.run_id(real.spec.fingerprint)}")
+    say(f"run id: {compute_run_id(config, real.spec.fingerprint)}")

@@ -44,8 +44,8 @@ def show(
 
     from benchmark_adapters.report import details
     from benchmark_adapters.report.summary import read_records
-    from benchmark_adapters.runner.find import find_run, read_record
-    from benchmark_adapters.runner.records import code_check, how_far
+    from benchmark_adapters.runs.find import find_run, read_record
+    from benchmark_adapters.runs.records import code_check, how_far
     from dd_plugins.api import read_stored
 
     console, path = Console(), Path(run)

@@ -35,7 +35,7 @@ def table(
     from benchmark_adapters.report import benchmarks
     from benchmark_adapters.report.discovery import find_records
     from benchmark_adapters.report.summary import HEADER, MARK, committed_records, read_records, rows
-    from benchmark_adapters.runner.records import code_check
+    from benchmark_adapters.runs.records import code_check
     from dd_plugins.errors import UsageError
 
     chosen, unfinished = find_records(records) if records else ([], [])

@@ -46,11 +46,11 @@ def train_prior(
     """Train a small class-conditional generator on the training split, measure its gates, and store both."""
     from rich.console import Console
 
-    from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.parts import Options
-    from benchmark_adapters.runner.priors import train_prior as train
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs.parts import Options
+    from benchmark_adapters.runs.priors import train_prior as train
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.system import choose_device
+    from dd_plugins.engine.config import resolve
     from dd_plugins.errors import DDPluginsError
 
     given = [f"parameterization.recipe.kind={kind.value}", *(assignments or []), *([ALLOWED] * allow_weak_prior)]

@@ -40,12 +40,12 @@ def yardsticks(
     from rich.console import Console
 
     from benchmark_adapters.report.statistics import Estimate
-    from benchmark_adapters.runner.config import resolve
-    from benchmark_adapters.runner.notes import check_subset, data_warnings
-    from benchmark_adapters.runner.parts import Options, load_real
-    from benchmark_adapters.runner.progress import Reporter
-    from benchmark_adapters.runner.scoring import yardsticks as score_yardsticks
-    from benchmark_adapters.runner.system import choose_device
+    from benchmark_adapters.runs.notes import check_subset, data_warnings
+    from benchmark_adapters.runs.parts import Options, load_real
+    from benchmark_adapters.runs.progress import Reporter
+    from benchmark_adapters.runs.scoring import yardsticks as score_yardsticks
+    from benchmark_adapters.runs.system import choose_device
+    from dd_plugins.engine.config import resolve
 
     flags = {"parameterization": "pixel", "dataset": dataset, "ipc": ipc, "protocol": protocol, "seed": seed}
     resolved = resolve(flags, assignments or [], None)

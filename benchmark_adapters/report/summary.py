@@ -12,10 +12,10 @@ from statistics import fmean
 from typing import Any
 
 from benchmark_adapters.report.statistics import Estimate
-from benchmark_adapters.runner.config import flatten
-from benchmark_adapters.runner.schema import RunRecord, TableRecord
+from benchmark_adapters.runs.schema import RunRecord, TableRecord
 from dd_plugins.api import UsageError
 from dd_plugins.api.reading import parse_json, read_json, validated
+from dd_plugins.engine.config import flatten
 
 NETWORK_SETTINGS = re.compile(r"network\.\w+=[^,\]]*,?")  # in a protocol's label
 MARK = " †"  # after the name of what was made by other code than is installed

@@ -15,8 +15,8 @@ from benchmark_adapters.report.statistics import Estimate
 
 if TYPE_CHECKING:
     from benchmark_adapters.report.comparison import Entry
-    from benchmark_adapters.runner.compare import Planned
-    from benchmark_adapters.runner.profile import Phase
+    from benchmark_adapters.runs.compare import Planned
+    from benchmark_adapters.runs.profile import Phase
 
 
 def score_table(record: Mapping[str, Any], score: Mapping[str, Any], ipc: int) -> Table:

@@ -24,7 +24,7 @@ CHECKS = {
     "pruning": "dd_plugins.testing.pruning",
     "dataset": "dd_plugins.testing.dataset",
     "network": "dd_plugins.testing.network",
-    "benchmark": "benchmark_adapters.testing",
+    "benchmark": "dd_plugins.testing.benchmark",
 }
 Status = Literal["passed", "failed", "expected failure", "skipped"]
 

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark_adapters.evaluator import Protocol
-from benchmark_adapters.runner.config import RunConfig
-from benchmark_adapters.runner.parts import Options, build_container, network_factory
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.scoring import score_trials
-from benchmark_adapters.runner.store import CANDIDATE, RunFolder, load_stored
+from benchmark_adapters.runs.parts import Options
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.scoring import score_trials
+from benchmark_adapters.runs.store import CANDIDATE, RunFolder, load_stored
 from dd_plugins import registry
 from dd_plugins.api import (
     Context,
@@ -29,6 +27,9 @@ from dd_plugins.api import (
     read_tensors,
     write_tensors,
 )
+from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.parts import build_container, network_factory
+from dd_plugins.engine.protocols import Protocol
 from dd_plugins.seeds import make_generator, seed_for
 
 

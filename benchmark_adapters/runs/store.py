@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from benchmark_adapters.lines import append_line, read_lines
-from benchmark_adapters.runner.schema import Checkpoint, ScoredRecord, Scores, Stages, Trial
+from benchmark_adapters.runs.schema import Checkpoint, ScoredRecord, Scores, Stages, Trial
 from dd_plugins import registry
 from dd_plugins.api import (
     Parameterization,
@@ -35,6 +35,7 @@ from dd_plugins.api import (
 )
 from dd_plugins.api.faults import shortened
 from dd_plugins.api.reading import check_regular, parse_json, read_json, validated
+from dd_plugins.engine.checkpoints import CheckpointNotes
 
 CHECKPOINT = "dd_plugins.checkpoint"  # in the metadata of a checkpoint
 DAMAGED = "; it is damaged; remove it to begin again"  # appended to what is wrong with a checkpoint
@@ -145,33 +146,56 @@ class RunFolder:
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        """Writes the state of an unfinished condensation."""
-        write_tensors(self.checkpoint, tensors, {CHECKPOINT: json.dumps(notes, allow_nan=False)})
-
     def checkpoint_notes(self) -> Checkpoint | None:
         """What the last checkpoint notes, such as its ``step``; None if there is none, or if it is damaged."""
         with suppress(ResumeMismatch):
             return self._notes(read_metadata(self.checkpoint, ResumeMismatch))
         return None
 
-    def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], Checkpoint] | None:
-        """The state of an unfinished condensation, or None.
-
-        Raises:
-            ResumeMismatch: If the checkpoint belongs to another configuration, or is damaged.
-        """
-        if not self.checkpoint.exists():
-            return None
-        tensors, metadata = read_tensors(self.checkpoint, ResumeMismatch, DAMAGED)
-        notes = self._notes(metadata)
-        if notes.run_id != run_id:
-            raise ResumeMismatch(f"{self.checkpoint} belongs to run {shortened(notes.run_id)}, not to {run_id}")
-        return tensors, notes
+    def checkpointer(self, run_id: str) -> FolderCheckpointer:
+        """Keeps checkpoints of that run here."""
+        return FolderCheckpointer(self, run_id)
 
     def _notes(self, metadata: dict[str, str]) -> Checkpoint:
         found = parse_json(metadata.get(CHECKPOINT, ""), self.checkpoint, ResumeMismatch, DAMAGED)
         return validated(Checkpoint, found, self.checkpoint, ResumeMismatch, DAMAGED)
+
+
+@dataclass(frozen=True)
+class FolderCheckpointer:
+    """Keeps the last checkpoint of a run in its folder.
+
+    Attributes:
+        folder: The run's folder.
+        run_id: Written into the checkpoint; one of another run is refused.
+    """
+
+    folder: RunFolder
+    run_id: str
+
+    def save(self, tensors: Mapping[str, Tensor], notes: CheckpointNotes) -> None:
+        """Replaces the file of the last checkpoint."""
+        about = {"run_id": self.run_id, **notes.model_dump()}
+        write_tensors(self.folder.checkpoint, dict(tensors), {CHECKPOINT: json.dumps(about, allow_nan=False)})
+
+    def load(self) -> tuple[dict[str, Tensor], CheckpointNotes] | None:
+        """Reads the file of the last checkpoint; None if there is none.
+
+        Raises:
+            ResumeMismatch: If it belongs to another run, or is damaged.
+        """
+        if not self.folder.checkpoint.exists():
+            return None
+        tensors, metadata = read_tensors(self.folder.checkpoint, ResumeMismatch, DAMAGED)
+        notes = self.folder._notes(metadata)
+        if notes.run_id != self.run_id:
+            found = shortened(notes.run_id)
+            raise ResumeMismatch(f"{self.folder.checkpoint} belongs to run {found}, not to {self.run_id}")
+        return tensors, notes
+
+    def place(self) -> str:
+        """The file, if it is there."""
+        return str(self.folder.checkpoint) if self.folder.checkpoint.exists() else ""
 
 
 def load_stored(path: Path) -> Parameterization:

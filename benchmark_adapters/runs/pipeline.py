@@ -15,17 +15,15 @@ from typing import Any
 import torch
 
 from benchmark_adapters.report.pictures import save_preview
-from benchmark_adapters.runner.condense import Condensation
-from benchmark_adapters.runner.config import RunConfig
-from benchmark_adapters.runner.memory import estimate_memory
-from benchmark_adapters.runner.notes import data_warnings, idle_rate, lent_settings
-from benchmark_adapters.runner.parts import Options, build_container, build_objective, load_real, network_factory
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.prune import check_pruning, prune
-from benchmark_adapters.runner.records import make_record
-from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runner.store import RunFolder, load_stored, write_json
-from benchmark_adapters.runner.system import forget_peak, interruptible_jobs, peak_memory_mib
+from benchmark_adapters.runs.identity import compute_run_id
+from benchmark_adapters.runs.notes import data_warnings, idle_rate, lent_settings
+from benchmark_adapters.runs.parts import Options, load_real
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.prune import check_pruning, prune
+from benchmark_adapters.runs.records import make_record
+from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
+from benchmark_adapters.runs.store import RunFolder, load_stored, write_json
+from benchmark_adapters.runs.system import forget_peak, interruptible_jobs, peak_memory_mib
 from benchmark_adapters.signals import Interrupted, interruptible
 from dd_plugins import registry
 from dd_plugins.api import (
@@ -41,6 +39,10 @@ from dd_plugins.api import (
 )
 from dd_plugins.api.atomic import no_symbolic_link
 from dd_plugins.api.progress import StartJob
+from dd_plugins.engine.condensation import Condensation
+from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.memory import estimate_memory
+from dd_plugins.engine.parts import build_container, build_objective, network_factory
 from dd_plugins.errors import allocator_errors, is_out_of_memory, one_line
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
@@ -63,7 +65,7 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
     """
     real = load_real(config, options)
     container = check_plan(config, real)
-    run_id = config.run_id(real.spec.fingerprint)
+    run_id = compute_run_id(config, real.spec.fingerprint)
     folder = RunFolder(options.out / run_id)
     with folder.locked(), _logged_to(folder.path / "log.txt", reporter):
         write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
@@ -109,7 +111,7 @@ def _make(config: RunConfig, real: RealData, options: Options, reporter: Reporte
 
 def _condensed(config: RunConfig, real: RealData, options: Options, reporter: Reporter) -> RunFolder:
     """The folder of a run that is condensed, if need be now, and not scored."""
-    run_id = config.run_id(real.spec.fingerprint)
+    run_id = compute_run_id(config, real.spec.fingerprint)
     folder = RunFolder(options.out / run_id)
     with folder.locked("the set that is to be pruned"), _logged_to(folder.path / "log.txt", reporter):
         if "condense" not in folder.stages() or not folder.synthetic.exists():
@@ -261,7 +263,9 @@ def start_condensation(
         with blamed, one_thread(small_images(real)):
             container.reset(make_generator(seed_for("reset", config.seed)), real)
     limit = None if config.minutes is None else 60 * config.minutes
-    condensation = Condensation(container, objective, config.optimizer, config.steps, run_id, folder, limit)
+    condensation = Condensation(
+        container, objective, config.optimizer, config.steps, folder.checkpointer(run_id), limit
+    )
     condensation.prepare_seconds = begun - preparing
     if not condensation.resume():
         condensation.seconds = time.perf_counter() - begun

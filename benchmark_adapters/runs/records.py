@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmark_adapters.runner.config import PARTS, RunConfig, read_config
-from benchmark_adapters.runner.schema import Failure, RunRecord
-from benchmark_adapters.runner.store import RunFolder, read_checked, read_record_file
-from benchmark_adapters.runner.system import versions
+from benchmark_adapters.runs.schema import Failure, RunRecord
+from benchmark_adapters.runs.store import RunFolder, read_checked, read_record_file
+from benchmark_adapters.runs.system import versions
 from dd_plugins import registry
 from dd_plugins.api import DataSpec, DDPluginsError, StorageBudget, StorageLedger, read_stored
+from dd_plugins.engine.config import PARTS, RunConfig, read_config
 
 KINDS = {**PARTS, "pruning": "pruning"}  # the plugin kind of each part of a record
 PACKAGES = ("dd-plugins", "torch")  # whose versions decide a result

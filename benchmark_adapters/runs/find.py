@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark_adapters.runner.records import how_far, unscored_record
-from benchmark_adapters.runner.schema import RunRecord
-from benchmark_adapters.runner.store import RunFolder, read_record_file
+from benchmark_adapters.runs.records import how_far, unscored_record
+from benchmark_adapters.runs.schema import RunRecord
+from benchmark_adapters.runs.store import RunFolder, read_record_file
 from dd_plugins.api import UsageError
 
 

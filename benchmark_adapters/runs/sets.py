@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.runner.find import find_run, read_record
-from benchmark_adapters.runner.parts import Options, same_data
-from benchmark_adapters.runner.store import RunFolder, load_stored
+from benchmark_adapters.runs.find import find_run, read_record
+from benchmark_adapters.runs.parts import Options, same_data
+from benchmark_adapters.runs.store import RunFolder, load_stored
 from dd_plugins.api import (
     DataError,
     DataSource,

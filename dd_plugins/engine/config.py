@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from benchmark_adapters.evaluator import PartConfig, Protocol, load_protocol
-from benchmark_adapters.runner.methods import choose_method, exchanged_container
-from benchmark_adapters.runner.suggestions import unknown_keys
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
 from dd_plugins.api.faults import shortened
 from dd_plugins.api.reading import dump_yaml, parse_yaml, read_json, read_yaml, validated
 from dd_plugins.datasets import split_spec
+from dd_plugins.engine.methods import choose_method, exchanged_container
+from dd_plugins.engine.protocols import PartConfig, Protocol, load_protocol
+from dd_plugins.engine.suggestions import unknown_keys
 from dd_plugins.names import quoted
 
 PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
@@ -93,39 +91,9 @@ class RunConfig(PluginConfig):
         strategy = registry.create("pruning", self.pruning.name, self.pruning.settings)
         return self.choosing.hash if len(strategy.candidates()) > 1 else None
 
-    def run_id(self, fingerprint: str) -> str:
-        """Ten hexadecimal digits of everything that decides the synthetic images.
-
-        The protocol is left out: another protocol scores the same images. It counts where it chooses among prunings.
-        The data set counts by its ``fingerprint``.
-        """
-        content = self.model_dump(mode="json", exclude={"method", "dataset", "data", "protocol"})
-        content["fingerprint"] = fingerprint
-        parts = {**PARTS, **({"pruning": "pruning"} if self.pruning else {})}
-        if self.pruning:
-            content["chosen_by"] = self.chosen_by
-        else:
-            del content["pruning"], content["pruning_trials"]
-        if not self.over_budget:
-            del content["over_budget"]
-        container = registry.load("parameterization", self.parameterization.name)
-        settings = parse_config(container.Config, self.parameterization.settings, "parameterization")
-        if outside := list(container.outside(settings)):
-            content["outside"] = outside
-        for part, kind in parts.items():
-            content[part]["plugin"] = plugin_identity(kind, getattr(self, part).name)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
-
     def to_yaml(self) -> str:
         """The resolved configuration, as ``--config`` reads it."""
         return dump_yaml(self.model_dump(mode="json"))
-
-
-def plugin_identity(kind: str, name: str) -> list[str]:
-    """What tells a plugin from its other versions: distribution, version, class; under development its source too."""
-    info = registry.find(kind, name)
-    identity = [info.distribution, info.version, info.value]
-    return [*identity, str(info.record()["sha256"])] if info.distribution == registry.MODULE else identity
 
 
 def resolve(

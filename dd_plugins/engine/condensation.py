@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from benchmark_adapters.runner.config import OptimizerConfig
-from benchmark_adapters.runner.schema import Checkpoint
-from benchmark_adapters.runner.store import RunFolder
 from dd_plugins.api import (
     DivergedError,
     MatchingObjective,
@@ -23,6 +20,8 @@ from dd_plugins.api import (
     UsageError,
     checked_match,
 )
+from dd_plugins.engine.checkpoints import Checkpointer, CheckpointNotes
+from dd_plugins.engine.config import OptimizerConfig
 from dd_plugins.errors import is_out_of_memory
 
 
@@ -35,8 +34,7 @@ class Condensation:
         objective: What it is learned by; already prepared.
         optimizer_config: Which optimizer, and its schedule.
         steps: Matching steps in all.
-        run_id: Written into every checkpoint.
-        folder: Where checkpoints go.
+        checkpointer: Keeps what an interrupted condensation goes on from.
         limit: Seconds after which it ends, if the steps are not done before.
         step: The next step.
         seconds: Time spent so far, over all sessions.
@@ -49,8 +47,7 @@ class Condensation:
     objective: MatchingObjective
     optimizer_config: OptimizerConfig
     steps: int
-    run_id: str
-    folder: RunFolder
+    checkpointer: Checkpointer
     limit: float | None = None
     step: int = 0
     seconds: float = 0.0
@@ -73,7 +70,7 @@ class Condensation:
 
         Args:
             on_step: Called with (steps done, loss).
-            stop: Asked behind every step; if it says yes, the state is saved and the loop ends.
+            stop: Called after each step; if it returns True, the state is saved and the loop ends.
             checkpoint_seconds: Time between checkpoints; has no influence on the result.
 
         Returns:
@@ -166,7 +163,8 @@ class Condensation:
         return self.objective.diagnosis() or "smaller learning rates may help"
 
     def _diverged(self, what: str) -> DivergedError:
-        last = f"; the last good checkpoint is {self.folder.checkpoint}" if self.folder.checkpoint.exists() else ""
+        place = self.checkpointer.place()
+        last = f"; the last good checkpoint is {place}" if place else ""
         previous = f"{self.losses[-1]:.6g}" if self.losses else "none"
         return DivergedError(f"{what} (last finite loss: {previous}){last}")
 
@@ -205,34 +203,33 @@ class Condensation:
         for position, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{position}.{name}": value for name, value in state.items() if value is not None}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        notes = {
-            "run_id": self.run_id,
-            "step": self.step,
-            "stage": self._stage.name,
-            "seconds": self.seconds,
-            "cpu_seconds": self.cpu_seconds,
-            "prepare_seconds": self.prepare_seconds,
-        }
-        self.folder.save_checkpoint(tensors, notes)
+        notes = CheckpointNotes(
+            step=self.step,
+            stage=self._stage.name,
+            seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
+            prepare_seconds=self.prepare_seconds,
+        )
+        self.checkpointer.save(tensors, notes)
 
     def resume(self) -> bool:
-        """Takes back the last checkpoint, if there is one."""
-        found = self.folder.load_checkpoint(self.run_id)
+        """Restores the last checkpoint, if there is one."""
+        found = self.checkpointer.load()
         if found is None:
             return False
         try:
-            self._take_back(*found)
+            self._restore(*found)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, StopIteration) as error:
             if is_out_of_memory(error):
                 raise
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ResumeMismatch(
-                f"{self.folder.checkpoint} does not fit this run ({why}); remove it to begin again"
+                f"{self.checkpointer.place()} does not fit this run ({why}); remove it to begin again"
             ) from error
         self.resumed = True
         return True
 
-    def _take_back(self, tensors: dict[str, Tensor], notes: Checkpoint) -> None:
+    def _restore(self, tensors: dict[str, Tensor], notes: CheckpointNotes) -> None:
         if not 0 <= notes.step <= self.steps or tensors["losses"].shape != (notes.step,):
             raise ValueError(f"step {notes.step} of {self.steps}, losses of shape {tuple(tensors['losses'].shape)}")
         self.step = notes.step

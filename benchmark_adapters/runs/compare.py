@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmark_adapters.runner.config import RunConfig, resolve
-from benchmark_adapters.runner.methods import canonical_method
-from benchmark_adapters.runner.notes import data_warnings
-from benchmark_adapters.runner.parts import Options, load_real
-from benchmark_adapters.runner.pipeline import check_plan, run
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.rescore import rescore
-from benchmark_adapters.runner.store import read_record_file
+from benchmark_adapters.runs.identity import compute_run_id
+from benchmark_adapters.runs.notes import data_warnings
+from benchmark_adapters.runs.parts import Options, load_real
+from benchmark_adapters.runs.pipeline import check_plan, run
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.rescore import rescore
+from benchmark_adapters.runs.store import read_record_file
 from dd_plugins import registry
 from dd_plugins.api import DDPluginsError, Parameterization, StorageBudget, UsageError
+from dd_plugins.engine.config import RunConfig, resolve
+from dd_plugins.engine.methods import canonical_method
 from dd_plugins.errors import OUT_OF_MEMORY, is_out_of_memory
 from dd_plugins.names import canonical
 
@@ -83,7 +84,7 @@ def plan(taking_part: Sequence[Contender], shared: Mapping[str, Any], options: O
     made = []
     for contender, config in _planned(taking_part, shared, 1, None):
         real = load_real(config, options)
-        run_id = config.run_id(real.spec.fingerprint)
+        run_id = compute_run_id(config, real.spec.fingerprint)
         planned = Planned(contender.name, config, StorageBudget.for_ipc(real.spec, config.ipc).elements, run_id)
         try:
             container = check_plan(config, real)

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 
 from benchmark_adapters.formats.base import Exported, Format
-from benchmark_adapters.runner.config import resolve
-from benchmark_adapters.runner.parts import Options, data_source, load_real
-from benchmark_adapters.runner.pipeline import reload
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.records import make_record
-from benchmark_adapters.runner.rescore import split_data
-from benchmark_adapters.runner.sets import Loaded, StoredSet, open_set, with_data
-from benchmark_adapters.runner.store import RunFolder, write_json
+from benchmark_adapters.runs.parts import Options, load_real
+from benchmark_adapters.runs.pipeline import reload
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.records import make_record
+from benchmark_adapters.runs.rescore import split_data
+from benchmark_adapters.runs.sets import Loaded, StoredSet, open_set, with_data
+from benchmark_adapters.runs.store import RunFolder, write_json
 from dd_plugins import registry
 from dd_plugins.api import DataError, DDPluginsError, RealData, StorageBudget, UsageError, write_atomically
 from dd_plugins.datasets import has_colours
+from dd_plugins.engine.config import resolve
+from dd_plugins.engine.parts import data_source
 
 CONTAINER = "pixel"  # of sets that come in
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from benchmark_adapters import catalogue
 from dd_plugins import names, registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
 from dd_plugins.api.reading import parse_yaml
+from dd_plugins.engine import catalogue
 
 
 class Applies(PluginConfig):
@@ -84,7 +84,7 @@ class Method(PluginConfig):
 
 
 def method_names() -> list[str]:
-    """The names of all methods that come with the package."""
+    """The names of all methods."""
     return catalogue.names("method")
 
 

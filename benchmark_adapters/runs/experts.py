@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from benchmark_adapters.runner.config import RunConfig
-from benchmark_adapters.runner.notes import general_settings
-from benchmark_adapters.runner.parts import Options, load_real, network_factory
-from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runs.notes import general_settings
+from benchmark_adapters.runs.parts import Options, load_real
+from benchmark_adapters.runs.progress import Reporter
 from dd_plugins import registry
 from dd_plugins.api import UsageError, parse_config
+from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.parts import network_factory
 from dd_plugins.trajectories import FOLDER, ExpertStore, TrajectoryMatchingConfig
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dd_plugins.engine.checkpoints import CheckpointNotes
+
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]  # sums and squares of such numbers are finite
 Trials = Annotated[list[Number], Field(min_length=1)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -33,15 +35,10 @@ class Failure(Part):
     message: str
 
 
-class Checkpoint(Part):
-    """The notes of an unfinished condensation."""
+class Checkpoint(CheckpointNotes):
+    """The notes of an unfinished condensation in a run folder."""
 
     run_id: str
-    step: int = Field(ge=0)
-    stage: str
-    seconds: float = Field(ge=0)
-    cpu_seconds: float = Field(ge=0)
-    prepare_seconds: float = Field(ge=0)
 
 
 class Prior(Part):

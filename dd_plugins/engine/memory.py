@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmark_adapters.evaluator import training_bytes
-from benchmark_adapters.runner.config import OptimizerConfig, RunConfig
-from benchmark_adapters.runner.parts import build_container, build_objective
 from dd_plugins import registry
 from dd_plugins.api import DDPluginsError, Parameterization, PluginLoadError, RealData
 from dd_plugins.api.memory import available_memory, in_units, require_memory, shapes_only, tensor_bytes
+from dd_plugins.engine.config import OptimizerConfig, RunConfig
+from dd_plugins.engine.evaluation import training_bytes
+from dd_plugins.engine.parts import build_container, build_objective
 from dd_plugins.networks import network_bytes
 
 HINT = "a smaller --ipc, smaller networks and smaller batches (--set) need less"

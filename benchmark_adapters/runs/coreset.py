@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark_adapters.runner.config import RunConfig, plugin_identity, resolve
-from benchmark_adapters.runner.find import find_run, read_record
-from benchmark_adapters.runner.notes import data_warnings
-from benchmark_adapters.runner.parts import Options, data_source, load_real, same_data
-from benchmark_adapters.runner.pipeline import reload
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.prune import check_pruning, prune_container, unit_labels
-from benchmark_adapters.runner.records import make_record
-from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runner.store import RunFolder, load_stored, write_json
+from benchmark_adapters.runs.find import find_run, read_record
+from benchmark_adapters.runs.identity import plugin_identity
+from benchmark_adapters.runs.notes import data_warnings
+from benchmark_adapters.runs.parts import Options, load_real, same_data
+from benchmark_adapters.runs.pipeline import reload
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.prune import check_pruning, prune_container, unit_labels
+from benchmark_adapters.runs.records import make_record
+from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
+from benchmark_adapters.runs.store import RunFolder, load_stored, write_json
 from dd_plugins import registry
 from dd_plugins.api import Parameterization, RealData, StorageBudget, UsageError, write_atomically
+from dd_plugins.engine.config import RunConfig, resolve
+from dd_plugins.engine.parts import data_source
 from dd_plugins.networks import build_network
 
 REAL = "real"  # the container of real images

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from benchmark_adapters.base import Benchmark, Cell, ScoreContext, Scores
 from dd_plugins.api import RealData, StorageLedger, SyntheticSet, UsageError, temporary_folder
+from dd_plugins.api.benchmark import Benchmark, Cell, ScoreContext, Scores
 from dd_plugins.testing.checks import NotApplicable, Subject
 from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
 from dd_plugins.testing.subjects import global_generators_left_alone, made_up_data

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 
-from benchmark_adapters.runner.config import RunConfig, flatten, resolve
-from benchmark_adapters.runner.notes import general_settings
-from benchmark_adapters.runner.parts import Options, load_real, network_factory
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.system import interruptible_jobs
+from benchmark_adapters.runs.notes import general_settings
+from benchmark_adapters.runs.parts import Options, load_real
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.system import interruptible_jobs
 from dd_plugins import registry
 from dd_plugins.api import parse_config
+from dd_plugins.engine.config import RunConfig, flatten, resolve
+from dd_plugins.engine.parts import network_factory
 from dd_plugins.priors.find import find_prior, gates_of
 from dd_plugins.priors.train import PriorRecipe
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmark_adapters.base import Benchmark, Cell, ScoreContext
-from benchmark_adapters.runner.config import settings_of
-from benchmark_adapters.runner.parts import Options
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.rescore import how_to_score, split_data
-from benchmark_adapters.runner.sets import load_set
-from benchmark_adapters.runner.store import read_record_file, write_json
+from benchmark_adapters.runs.parts import Options
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.rescore import how_to_score, split_data
+from benchmark_adapters.runs.sets import load_set
+from benchmark_adapters.runs.store import read_record_file, write_json
 from dd_plugins import registry
 from dd_plugins.api import MissingExtraError, UsageError
+from dd_plugins.api.benchmark import Benchmark, Cell, ScoreContext
+from dd_plugins.engine.config import settings_of
 
 PREFIX = "benchmark."
 

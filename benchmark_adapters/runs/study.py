@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmark_adapters.report.study import save_study
-from benchmark_adapters.runner.compare import Contender
-from benchmark_adapters.runner.config import OVER_BUDGET, RunConfig, flatten
-from benchmark_adapters.runner.store import RunFolder, load_stored
+from benchmark_adapters.runs.compare import Contender
+from benchmark_adapters.runs.store import RunFolder, load_stored
 from dd_plugins.api import UsageError, read_tensors
+from dd_plugins.engine.config import OVER_BUDGET, RunConfig, flatten
 
 PLAIN = "no pruning"
 PRUNED = "aum"

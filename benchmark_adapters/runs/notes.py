@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark_adapters.runner.config import RunConfig, flatten
-from benchmark_adapters.runner.methods import load_method
 from dd_plugins import registry
 from dd_plugins.api import Parameterization, RealData, UsageError
 from dd_plugins.datasets import find_conventions, split_spec
+from dd_plugins.engine.config import RunConfig, flatten
+from dd_plugins.engine.methods import load_method
 from dd_plugins.names import quoted
 
 SHOWN = 10  # classes that a warning names

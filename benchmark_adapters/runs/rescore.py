@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from benchmark_adapters.runner.config import RunConfig, flatten, resolve, settings_of
-from benchmark_adapters.runner.notes import few_images
-from benchmark_adapters.runner.parts import Options, network_factory
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.records import rename_data
-from benchmark_adapters.runner.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runner.sets import Loaded, load_set
-from benchmark_adapters.runner.store import read_record_file, write_json
+from benchmark_adapters.runs.notes import few_images
+from benchmark_adapters.runs.parts import Options
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.records import rename_data
+from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
+from benchmark_adapters.runs.sets import Loaded, load_set
+from benchmark_adapters.runs.store import read_record_file, write_json
 from dd_plugins import registry
 from dd_plugins.api import DataError, DataSource, UsageError
+from dd_plugins.engine.config import RunConfig, flatten, resolve, settings_of
+from dd_plugins.engine.parts import network_factory
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
 
 

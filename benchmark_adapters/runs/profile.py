@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from benchmark_adapters.runner.config import RunConfig
-from benchmark_adapters.runner.memory import estimate_memory
-from benchmark_adapters.runner.parts import Options, load_real
-from benchmark_adapters.runner.pipeline import small_images, start_condensation
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.store import RunFolder
+from benchmark_adapters.runs.parts import Options, load_real
+from benchmark_adapters.runs.pipeline import small_images, start_condensation
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import Parameterization, RealData, temporary_folder
+from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.memory import estimate_memory
 from dd_plugins.networks import build_network
 from dd_plugins.threads import one_thread
 from dd_plugins.training import Plan, accuracy, networks_at_once, train_networks

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark_adapters.runner.progress import Reporter
+from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.signals import Interrupted, interruptible
 from dd_plugins.api import UsageError
 from dd_plugins.api.progress import StartJob

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.base import Cell, ScoreContext
-from benchmark_adapters.evaluator import NAME, Protocol, evaluate
-from benchmark_adapters.runner.config import RunConfig
-from benchmark_adapters.runner.progress import Reporter
-from benchmark_adapters.runner.records import rename_data
-from benchmark_adapters.runner.store import RunFolder, read_record_file, write_json
-from benchmark_adapters.runner.system import versions
+from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.runs.records import rename_data
+from benchmark_adapters.runs.store import RunFolder, read_record_file, write_json
+from benchmark_adapters.runs.system import versions
 from benchmark_adapters.yardsticks import LARGE, RANDOM, random_subset, whole_set
 from dd_plugins.api import RealData, SyntheticSet
+from dd_plugins.api.benchmark import Cell, ScoreContext
+from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.evaluation import NAME, evaluate
+from dd_plugins.engine.protocols import Protocol
 
 
 def score_set(
