@@ -23,17 +23,13 @@ from torch.profiler import record_function
 
 from dd_plugins.api import DataSpec, PluginConfig
 from dd_plugins.augmentation import Augmentation, CutMix, cutmix, default_strategy
+from dd_plugins.execution import SMALL_BATCH, parallel_map
 from dd_plugins.seeds import make_generator, seed_for
-from dd_plugins.threads import side_by_side
 
 Strategy = Literal["auto", "sequential", "side-by-side", "stacked"]
 Prepare = Callable[[Tensor, Generator], CutMix]
 OnEpoch = Callable[[int, nn.Module, int], bool]  # number of the network, the network, epochs done; True: enough
 Images = Tensor | Callable[[Tensor], Tensor]  # a tensor of all images, or a function from rows to images
-
-
-# Numbers in a batch up to which operations are too small for two threads to share.
-SMALL_BATCH = 65_536
 
 
 class TrainConfig(PluginConfig):
@@ -146,10 +142,10 @@ def train_networks(
         _train_stacked(runs, plan, config, prepare, note, on_epoch)
     else:
         numbered = list(enumerate(runs))
-        side_by_side(
+        parallel_map(
             lambda pair: _train_one(*pair, plan, config, prepare, note, on_epoch),
             numbered,
-            wanted=resolved == "side-by-side",
+            parallel=resolved == "side-by-side",
         )
 
 

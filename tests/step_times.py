@@ -97,13 +97,13 @@ def take_steps(side, method, options, pipe):
 
     from benchmark_adapters.runs.compare import split_assignments
     from benchmark_adapters.runs.parts import Options, load_real
-    from benchmark_adapters.runs.pipeline import small_images, start_condensation
+    from benchmark_adapters.runs.pipeline import start_condensation
     from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.store import RunFolder
     from benchmark_adapters.runs.system import choose_device
     from dd_plugins.api import Match
     from dd_plugins.engine.config import resolve
-    from dd_plugins.threads import one_thread
+    from dd_plugins.execution import Execution
 
     flags = {"method": method, "dataset": options.dataset, "ipc": options.ipc}
     common, single = split_assignments(options.methods.split(","), options.assignments)
@@ -111,7 +111,7 @@ def take_steps(side, method, options, pipe):
     with tempfile.TemporaryDirectory() as folder:
         where = Options(Path(folder), choose_device(options.device), options.data_root)
         real = load_real(config, where)
-        with one_thread(small_images(real)):
+        with Execution().for_data(real.spec).scope():
             run = start_condensation(config, real, where, Reporter(Console(quiet=True)), RunFolder(Path(folder)), side)
             objective = run.objective
             if side != "ours":

@@ -26,9 +26,9 @@ from dd_plugins.engine.memory import estimate_memory
 from dd_plugins.engine.parts import build_container, network_factory
 from dd_plugins.engine.protocols import load_protocol
 from dd_plugins.errors import allocator_errors, is_out_of_memory
+from dd_plugins.execution import parallel_map
 from dd_plugins.networks import build_network, network_bytes
 from dd_plugins.parameterizations.pixel import Pixel
-from dd_plugins.threads import side_by_side
 
 SPEC = DataSpec("made up", 10, (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
 CONTAINERS = ("pixel", "idc", "haba", "rtp", "hmn", "glad")
@@ -321,7 +321,7 @@ def test_errors_of_threads_are_recognised():
     torch.set_num_threads(2)
     try:
         with pytest.raises(OutOfMemory), allocator_errors():
-            side_by_side(lambda size: torch.empty(size), [1, 2**50])
+            parallel_map(lambda size: torch.empty(size), [1, 2**50])
     finally:
         torch.set_num_threads(before)
 

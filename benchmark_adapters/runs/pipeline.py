@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from io import TextIOWrapper
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,12 @@ from dd_plugins.engine.config import RunConfig
 from dd_plugins.engine.memory import estimate_memory
 from dd_plugins.engine.parts import build_container, build_objective, network_factory
 from dd_plugins.errors import allocator_errors, is_out_of_memory, one_line
+from dd_plugins.execution import Execution
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator, seed_for
-from dd_plugins.threads import one_thread
-from dd_plugins.training import SMALL_BATCH, build_augmentation
+from dd_plugins.training import build_augmentation
 
 logger = logging.getLogger(__name__)
-CONDENSE_BATCH = 256  # images in a usual batch of a condensation
 
 
 def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, Any]:
@@ -162,11 +160,6 @@ def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Option
     return synthetic
 
 
-def small_images(real: RealData) -> bool:
-    """Whether two threads take twice as long as one, as they do over images as small as the digits."""
-    return prod(real.spec.image_shape) * CONDENSE_BATCH <= SMALL_BATCH
-
-
 def _condense(
     config: RunConfig, real: RealData, options: Options, reporter: Reporter, run_id: str, folder: RunFolder
 ) -> None:
@@ -188,7 +181,7 @@ def _condense(
 
     with interruptible(reporter.say) as asked, reporter.job("condense", config.steps, condensation.step) as job:
         blame = f"{config.parameterization.name} with {config.objective.name}"
-        with _blaming("run of", blame, "condense"), one_thread(small_images(real)):
+        with _blaming("run of", blame, "condense"), Execution().for_data(real.spec).scope():
             finished = condensation.run(
                 lambda step, loss: job.update(step, note(loss)), lambda: bool(asked()), options.checkpoint_seconds
             )
@@ -260,7 +253,7 @@ def start_condensation(
     begun, cpu_begun = time.perf_counter(), time.process_time()
     if not folder.checkpoint.exists():  # before the optimizer is built: a reset may replace its tensors
         blamed = _blaming("parameterization", config.parameterization.name, "reset")
-        with blamed, one_thread(small_images(real)):
+        with blamed, Execution().for_data(real.spec).scope():
             container.reset(make_generator(seed_for("reset", config.seed)), real)
     limit = None if config.minutes is None else 60 * config.minutes
     condensation = Condensation(

@@ -12,14 +12,14 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from benchmark_adapters.runs.parts import Options, load_real
-from benchmark_adapters.runs.pipeline import small_images, start_condensation
+from benchmark_adapters.runs.pipeline import start_condensation
 from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import Parameterization, RealData, temporary_folder
 from dd_plugins.engine.config import RunConfig
 from dd_plugins.engine.memory import estimate_memory
+from dd_plugins.execution import Execution
 from dd_plugins.networks import build_network
-from dd_plugins.threads import one_thread
 from dd_plugins.training import Plan, accuracy, networks_at_once, train_networks
 
 CONDENSE_PARTS = ("select", "decode", "match", "pull back", "update")
@@ -61,7 +61,7 @@ def profile_run(config: RunConfig, options: Options, reporter: Reporter, steps: 
     """
     real = load_real(config, options)
     estimate_memory(config, real).check()
-    with temporary_folder() as folder, one_thread(small_images(real)):
+    with temporary_folder() as folder, Execution().for_data(real.spec).scope():
         begun = time.perf_counter()
         condensation = start_condensation(config, real, options, reporter, RunFolder(folder), "profile")
         started = time.perf_counter()

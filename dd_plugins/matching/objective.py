@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dd_plugins.api import Match, MatchingObjective, PluginConfig
 from dd_plugins.augmentation import Augmentation
+from dd_plugins.execution import parallel_map
 from dd_plugins.matching.gradients import Metric, Strategy, class_gradients, match_classes, trains_batch_norm
-from dd_plugins.threads import side_by_side
 
 
 class GradientMatchingConfig(PluginConfig):
@@ -70,7 +70,7 @@ class GradientMatching(MatchingObjective):
 
         # Running statistics that are updated in place would depend on the order of the threads.
         apart = not images.is_cuda and not trains_batch_norm(network)
-        matched = side_by_side(match_group, groups, wanted=apart)
+        matched = parallel_map(match_group, groups, parallel=apart)
         total, image_grad = torch.zeros((), device=images.device), torch.zeros_like(images)
         for group, (loss, grads) in zip(groups, matched, strict=True):
             total = total + loss

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from dd_plugins.api import Context, DataSpec, PluginConfig, RealData
 from dd_plugins.augmentation import Augmentation, cutmix
+from dd_plugins.execution import parallel_map
 from dd_plugins.matching import GradientMatching, GradientMatchingConfig, TrainedNetwork
 from dd_plugins.seeds import make_generator, seed_for
-from dd_plugins.threads import side_by_side
 
 
 class IDC(GradientMatching):
@@ -133,7 +133,7 @@ class IDC(GradientMatching):
 
     def _train(self, work: list[tuple[TrainedNetwork, int]], note: Callable[[], None] = lambda: None) -> None:
         """Networks have generators of their own, so they can be trained side by side."""
-        side_by_side(lambda pair: self._updates(*pair, note), work, wanted=not self.targets.is_cuda)
+        parallel_map(lambda pair: self._updates(*pair, note), work, parallel=not self.targets.is_cuda)
 
     def _updates(self, trained: TrainedNetwork, count: int, note: Callable[[], None]) -> None:
         generator, train = make_generator(seed_for("train", trained.seed, trained.updates)), self.real.train
