@@ -26,7 +26,6 @@ from benchmark_adapters.runs.store import RunFolder, load_stored, write_json
 from dd_plugins import registry
 from dd_plugins.api import Parameterization, RealData, StorageBudget, UsageError, write_atomically
 from dd_plugins.engine.config import RunConfig, resolve
-from dd_plugins.engine.parts import data_source
 from dd_plugins.networks import build_network
 
 REAL = "real"  # the container of real images
@@ -122,7 +121,7 @@ def _source(
     real = load_real(config, options)
     container = load_stored(found.synthetic)
     same_data(real, container.data, config.dataset)
-    container.data_source = data_source(config, real)
+    container.data_source = real.source
     return Source(container, config, made["name"], found.digest()), real
 
 
@@ -151,7 +150,7 @@ def _real_images(config: RunConfig, real: RealData, keep: float) -> Source:
     counts = [len(rows) for rows in by_class]
     settings = config.parameterization.settings
     container = registry.create("parameterization", REAL, real.spec, budget, settings, counts=counts)
-    container.data_source = data_source(config, real)
+    container.data_source = real.source
     rows = torch.cat(by_class)
     container.to(rows.device).take(real.train, rows)
     return Source(container, config, "real images", f"real {real.spec.fingerprint}", real.train.index[rows].cpu())

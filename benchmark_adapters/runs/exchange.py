@@ -23,7 +23,6 @@ from dd_plugins import registry
 from dd_plugins.api import DataError, DDPluginsError, RealData, StorageBudget, UsageError, write_atomically
 from dd_plugins.datasets import has_colours
 from dd_plugins.engine.config import resolve
-from dd_plugins.engine.parts import data_source
 
 CONTAINER = "pixel"  # of sets that come in
 
@@ -141,7 +140,7 @@ def import_set(
             f"of IPC {config.ipc} is {budget.elements}; without --ipc it is taken from the set"
         )
     container = registry.load("parameterization", CONTAINER)(real.spec, budget, counts=counts)
-    container.data_source = data_source(config, real)
+    container.data_source = real.source
     with torch.no_grad():
         container.images.copy_(images)
     folder = RunFolder(options.out / _run_id(images, targets, real, config.ipc))

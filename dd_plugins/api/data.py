@@ -270,7 +270,7 @@ class RealData:
 
     ``validation`` is held out of the training images, seeded and balanced; whatever is *chosen* is chosen on it.
     Condensation sees ``train`` alone, and ``test`` is touched once, by the evaluator. ``notes`` and ``skipped`` are
-    those of `RawData`.
+    those of `RawData`; ``source`` says how it was loaded.
     """
 
     spec: DataSpec
@@ -280,6 +280,7 @@ class RealData:
     test: Split
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    source: DataSource = field(default_factory=DataSource)
 
     @property
     def device(self) -> torch.device:

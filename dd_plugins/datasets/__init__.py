@@ -18,6 +18,7 @@ from dd_plugins.api import (
     ConfigError,
     Conventions,
     DataError,
+    DataSource,
     DataSpec,
     DDPluginsError,
     PluginConfig,
@@ -84,6 +85,7 @@ def load_dataset(
     if argument and not plugin_class.takes_argument:
         raise UsageError(f"data set {plugin_spec!r} takes no argument, but got {argument!r}")
     settings = config.model_dump() if isinstance(config, PluginConfig) else dict(config or {})
+    given = dict(settings)
     zca = settings.pop("zca", False)
     if not isinstance(zca, bool):
         raise ConfigError(f"data.zca = {zca!r}: expected true or false")
@@ -104,7 +106,8 @@ def load_dataset(
         raw = _follow(conventions, raw, known, name, spec, settings)
         name = _short_name(split_spec(known)[1]) or split_spec(known)[0]
     real = build_real_data(name, raw, device, who=spec)
-    return whitened(real, cache) if zca else real
+    real = whitened(real, cache) if zca else real
+    return replace(real, source=DataSource(spec, given, real.class_names))
 
 
 def find_conventions(known: object, settings: Mapping[str, Any]) -> Conventions:

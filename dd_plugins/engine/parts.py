@@ -8,7 +8,7 @@ from fractions import Fraction
 import torch
 
 from dd_plugins import registry
-from dd_plugins.api import DataSource, DataSpec, MatchingObjective, Network, Parameterization, RealData, StorageBudget
+from dd_plugins.api import DataSpec, MatchingObjective, Network, Parameterization, RealData, StorageBudget
 from dd_plugins.engine.config import RunConfig
 from dd_plugins.networks import build_network
 
@@ -26,18 +26,13 @@ def build_container(config: RunConfig, real: RealData, *, within: bool = False) 
     made: Parameterization = registry.create(
         "parameterization", name, real.spec, budget, config.parameterization.settings
     )
-    made.data_source = data_source(config, real)
+    made.data_source = real.source
     if within or not config.over_budget:
         return made
     more = StorageBudget(budget.elements + int(Fraction(str(config.over_budget)) * budget.elements))
     larger: Parameterization = registry.create("parameterization", name, real.spec, more, made.config)
     larger.data_source = made.data_source
     return larger
-
-
-def data_source(config: RunConfig, real: RealData) -> DataSource:
-    """Which data set a run is made from, as its set will say."""
-    return DataSource(config.dataset, config.data, real.class_names)
 
 
 def build_objective(config: RunConfig, spec: DataSpec) -> MatchingObjective:
