@@ -51,7 +51,7 @@ random.seed(seed), numpy.random.seed(seed), torch.manual_seed(seed)
 class DCBench(Benchmark):
     """DC-BENCH's accuracy: its own evaluator, from a checkout of yours, run on a copy."""
 
-    api_version = 1
+    api_version = 2
     needs = "einops"
 
     class Config(PluginConfig):

@@ -47,7 +47,7 @@ WORKER = Path(__file__).with_name("dd_ranking_worker.py")  # needs ddranking and
 class DDRankingBenchmark(Benchmark):
     """DD-Ranking's scores: LRS (HLR, IOR) of hard or soft labels, or ARS, as its package computes them."""
 
-    api_version = 1
+    api_version = 2
     needs = "ddranking"
     check_settings: ClassVar[Mapping[str, Any]] = {
         "network": "MLP", "epochs": 2, "evaluations": 2, "lr": 0.01, "full_accuracy": 90.0, "final_epoch": True,

@@ -31,7 +31,7 @@ PLAIN = "none"
 class NativeBenchmark(Benchmark):
     """Test accuracy under one frozen protocol, and HLR, IOR, LRS and ARS by the same trainings."""
 
-    api_version = 1
+    api_version = 2
     follows_protocol = True
     check_settings: ClassVar[Mapping[str, Any]] = {
         "protocol": {

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-API_VERSION = 1
+API_VERSION = 2
 
 
 def source_of(module: str) -> Path | None:

@@ -76,7 +76,7 @@ def assert_same(first, second):
 class Outsider(Dataset):
     """A plugin that nobody packaged."""
 
-    api_version = 1
+    api_version = 2
     takes_argument = True
 
     def read(self, root, cache):

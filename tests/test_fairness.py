@@ -57,7 +57,7 @@ def test_a_validation_score_tells_so_by_its_protocols_name():
 class TwoStages(Pixel):
     """Pixels in two stages of unequal length."""
 
-    api_version = 1
+    api_version = 2
 
     def stages(self):
         return (Stage("first", 0.3), Stage("second", 0.7))
@@ -66,7 +66,7 @@ class TwoStages(Pixel):
 class TowardsZero(DifferentiableObjective):
     """A loss with nothing random in it."""
 
-    api_version = 1
+    api_version = 2
 
     def loss(self, images, targets, step):
         return images.square().sum()

@@ -94,7 +94,7 @@ def test_the_strategy_takes_the_features_of_its_networks():
 class Featureless(Network):
     """A network that cannot embed."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(self, spec):
         super().__init__(spec.image_shape, spec.num_classes)

@@ -25,7 +25,7 @@ from dd_plugins.api import Network, PluginConfig
 class Mine(Network):
     """{about}"""
 
-    api_version = 1
+    api_version = 2
 
     class Config(PluginConfig):
         width: int = Field({width}, description="how [bold]wide[/bold] | \\x1b[31m")

@@ -187,7 +187,7 @@ def test_without_steps_nothing_is_learned():
 class Reads(Pixel):
     """A container that reads a tensor while it is built, as a third party's may: it has no shape without content."""
 
-    api_version = 1
+    api_version = 2
 
     def build(self, num_images):
         super().build(num_images)

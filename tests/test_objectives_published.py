@@ -600,7 +600,7 @@ def test_haba_refuses_containers_without_groups_and_groups_that_are_unlike(real,
 class Plain(Network):
     """A classifier that has nothing but logits."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(self, real):
         super().__init__(real.spec.image_shape, real.spec.num_classes)

@@ -22,7 +22,7 @@ class LowRank(Parameterization):
 
     More about it."""
 
-    api_version = 1
+    api_version = 2
 
     def images_per_class(self): return 1
     def build(self, num_images): pass
@@ -171,7 +171,7 @@ def test_a_built_in_name_is_reserved(install):
     ("source", "status", "cause"),
     [
         ("class LowRank(:\n", "broken", SyntaxError),
-        ("import there_is_no_such_module\n\nclass LowRank:\n    api_version = 1\n", "ok", ModuleNotFoundError),
+        ("import there_is_no_such_module\n\nclass LowRank:\n    api_version = 2\n", "ok", ModuleNotFoundError),
         ("from dd_plugins.api import NoSuchName\n", "ok", ImportError),
         ("raise RuntimeError('bad\\nluck')\n", "ok", RuntimeError),
         ("import sys\nsys.exit('no licence')\n", "ok", SystemExit),
@@ -193,7 +193,7 @@ def test_a_broken_plugin_is_listed_and_fails_when_chosen(install, source, status
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("source", ["class LowRank:\n    api_version = 1\n", "LowRank = 3\n"])
+@pytest.mark.parametrize("source", ["class LowRank:\n    api_version = 2\n", "LowRank = 3\n"])
 def test_wrong_base_class(install, source):
     install("dd-wrong", ["wrong"], source)
     with pytest.raises(PluginLoadError, match=r"dd-wrong 1\.2\.3.*expected a subclass of Parameterization, but found"):
@@ -207,8 +207,8 @@ def test_a_plugin_of_another_kind_is_refused(install):
 
 
 def test_newer_api_version_is_refused(install):
-    install("dd-new", ["new"], GOOD.replace("api_version = 1", "api_version = 2"))
-    with pytest.raises(PluginLoadError, match="written for API version 2, but this release offers 1"):
+    install("dd-new", ["new"], GOOD.replace("api_version = 2", "api_version = 3"))
+    with pytest.raises(PluginLoadError, match="written for API version 3, but this release offers 2"):
         registry.load("parameterization", "new")
 
 
@@ -226,11 +226,11 @@ class LowRank(Base):
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("    api_version = '1'\n", "written for API version '1', but this release offers 1"),
-        ("    api_version = True\n", "written for API version True, but this release offers 1"),
-        ("    api_version = 1.0\n", "written for API version 1.0, but this release offers 1"),
+        ("    api_version = '1'\n", "written for API version '1', but this release offers 2"),
+        ("    api_version = True\n", "written for API version True, but this release offers 2"),
+        ("    api_version = 2.0\n", "written for API version 2.0, but this release offers 2"),
         ("    rank = 1\n", "api_version"),  # inherited alone
-        ("    api_version = 1\n    Config = 5\n", "Config"),
+        ("    api_version = 2\n    Config = 5\n", "Config"),
     ],
 )
 def test_what_a_class_declares_is_listed_as_broken_and_refused(install, body, told):
@@ -246,14 +246,14 @@ def test_what_a_class_declares_is_listed_as_broken_and_refused(install, body, to
 
 
 def test_a_config_that_is_no_plugin_config_is_refused(install):
-    install("dd-odd", ["odd"], PARTS + "    api_version = 1\n    class Config: ...\n")
+    install("dd-odd", ["odd"], PARTS + "    api_version = 2\n    class Config: ...\n")
     with pytest.raises(PluginLoadError, match="expected its Config to be a subclass of PluginConfig"):
         registry.load("parameterization", "odd")
 
 
 def test_a_constructor_that_fails_is_named_with_the_place(install, tmp_path):
     module = install(
-        "dd-odd", ["odd"], PARTS + "    api_version = 1\n    def __init__(self, *args):\n        {}['key']\n"
+        "dd-odd", ["odd"], PARTS + "    api_version = 2\n    def __init__(self, *args):\n        {}['key']\n"
     )
     line = (tmp_path / f"{module}.py").read_text().splitlines().index("        {}['key']") + 1
     with pytest.raises(

@@ -36,7 +36,7 @@ from dd_plugins.parameterizations.pixel import Pixel
 class NanAtThree(DifferentiableObjective):
     """Diverges at step 3."""
 
-    api_version = 1
+    api_version = 2
 
     def loss(self, images, targets, step):
         return images.square().mean() * (math.nan if step == 3 else 1)
@@ -45,7 +45,7 @@ class NanAtThree(DifferentiableObjective):
 class InfiniteGradient(MatchingObjective):
     """A finite loss whose gradient is not."""
 
-    api_version = 1
+    api_version = 2
 
     def match(self, images, targets, step):
         return Match(images.mean(), torch.full_like(images, math.inf if step == 2 else 0.0))
@@ -54,7 +54,7 @@ class InfiniteGradient(MatchingObjective):
 class Faulty(DifferentiableObjective):
     """Raises an error of its own."""
 
-    api_version = 1
+    api_version = 2
 
     def loss(self, images, targets, step):
         raise ZeroDivisionError("a plugin's own fault")
@@ -63,7 +63,7 @@ class Faulty(DifferentiableObjective):
 class Breaks(Pixel):
     """Becomes infinite behind the last step, where no loss tells."""
 
-    api_version = 1
+    api_version = 2
     calls = 0
 
     def project(self):
@@ -75,7 +75,7 @@ class Breaks(Pixel):
 class Greedy(Pixel):
     """Takes twice its budget."""
 
-    api_version = 1
+    api_version = 2
 
     def images_per_class(self):
         return 2 * super().images_per_class()
@@ -84,7 +84,7 @@ class Greedy(Pixel):
 class Replaces(Pixel):
     """Allocates anew in reset."""
 
-    api_version = 1
+    api_version = 2
 
     def reset(self, generator, real):
         super().reset(generator, real)
@@ -346,7 +346,7 @@ def test_a_folder_of_runs_that_is_a_file(tmp_path, capsys):
 class Forgetful(Pixel):
     """Keeps a part of its images outside what is stored."""
 
-    api_version = 1
+    api_version = 2
 
     def reset(self, generator, real):
         super().reset(generator, real)
@@ -365,7 +365,7 @@ def test_a_container_whose_file_gives_other_images_is_no_result(tmp_path):
 class Lost(Forgetful):
     """Needs what only its reset makes."""
 
-    api_version = 1
+    api_version = 2
 
     def _decode(self, index):
         return Pixel._decode(self, index) + self.shift

@@ -183,7 +183,7 @@ def test_a_class_of_the_running_script(tmp_path):
         "from dd_plugins import registry\n"
         "from dd_plugins.networks.convnet import ConvNet\n"
         "class Mine(ConvNet):\n"
-        "    api_version = 1\n"
+        "    api_version = 2\n"
         "with registry.trusted('__main__:Mine'):\n"
         "    assert registry.load('network', '__main__:Mine') is Mine\n"
     )

@@ -44,7 +44,7 @@ class Undescribed(PluginConfig):
 class Mixture(Parameterization):
     """Mixtures of a few shared images."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(PluginConfig):
         """Settings."""
@@ -71,28 +71,28 @@ class Mixture(Parameterization):
 class Prunable(Mixture):
     """Mixtures of a few shared images, each of which can be dropped."""
 
-    api_version = 1
+    api_version = 2
 
     def _keep(self, index):
         self.weights = nn.Parameter(self.weights.detach()[index])
 
 
 class Mute(Mixture):
-    api_version = 1
+    api_version = 2
     pass
 
 
 class Unsettled(Mixture):
     """A setting has no description."""
 
-    api_version = 1
+    api_version = 2
     Config = Undescribed
 
 
 class Greedy(Mixture):
     """Stores an image of each class too many."""
 
-    api_version = 1
+    api_version = 2
 
     def images_per_class(self):
         return super().images_per_class() + 1
@@ -101,7 +101,7 @@ class Greedy(Mixture):
 class DrawsInBuild(Mixture):
     """Draws where it only shall allocate."""
 
-    api_version = 1
+    api_version = 2
 
     def build(self, num_images):
         super().build(num_images)
@@ -111,7 +111,7 @@ class DrawsInBuild(Mixture):
 class SeedsItself(Mixture):
     """Begins in another way every time."""
 
-    api_version = 1
+    api_version = 2
 
     def reset(self, generator, real):
         generator = torch.Generator()
@@ -122,7 +122,7 @@ class SeedsItself(Mixture):
 class AddsToTheLast(Mixture):
     """Begins with what is there already."""
 
-    api_version = 1
+    api_version = 2
 
     @torch.no_grad()
     def reset(self, generator, real):
@@ -134,7 +134,7 @@ class AddsToTheLast(Mixture):
 class Unordered(Mixture):
     """Its images are not ordered by class."""
 
-    api_version = 1
+    api_version = 2
 
     def build(self, num_images):
         super().build(num_images)
@@ -144,7 +144,7 @@ class Unordered(Mixture):
 class Companions(Mixture):
     """An image depends on how many are decoded beside it."""
 
-    api_version = 1
+    api_version = 2
 
     def _decode(self, index):
         return super()._decode(index) + 0.01 * len(index)
@@ -153,7 +153,7 @@ class Companions(Mixture):
 class DrawsInDecode(Mixture):
     """Draws while it decodes."""
 
-    api_version = 1
+    api_version = 2
 
     def _decode(self, index):
         torch.rand(1)
@@ -163,7 +163,7 @@ class DrawsInDecode(Mixture):
 class Idle(Mixture):
     """Stores a number that no image depends on."""
 
-    api_version = 1
+    api_version = 2
 
     def images_per_class(self):
         return super().images_per_class() - 1
@@ -176,7 +176,7 @@ class Idle(Mixture):
 class ChunkPenalty(Mixture):
     """Its penalty is a mean over whatever is decoded at once."""
 
-    api_version = 1
+    api_version = 2
 
     def regularize(self, images, index):
         return 10 * images.square().mean()
@@ -185,7 +185,7 @@ class ChunkPenalty(Mixture):
 class TwiceInGroups(Mixture):
     """The optimizer gets one tensor in two groups."""
 
-    api_version = 1
+    api_version = 2
 
     def parameter_groups(self):
         return [*super().parameter_groups(), {"params": [self.weights]}]
@@ -194,7 +194,7 @@ class TwiceInGroups(Mixture):
 class Forgetful(Mixture):
     """Needs a tensor that is not stored."""
 
-    api_version = 1
+    api_version = 2
 
     def build(self, num_images):
         super().build(num_images)
@@ -211,7 +211,7 @@ class Forgetful(Mixture):
 class ChangesTheKept(Mixture):
     """Images that are kept change."""
 
-    api_version = 1
+    api_version = 2
 
     def _keep(self, index):
         self.weights = nn.Parameter(1.01 * self.weights.detach()[index])
@@ -220,7 +220,7 @@ class ChangesTheKept(Mixture):
 class Stuck(Mixture):
     """Holds a tensor that does not move along."""
 
-    api_version = 1
+    api_version = 2
 
     def build(self, num_images):
         super().build(num_images)
@@ -233,7 +233,7 @@ class Stuck(Mixture):
 class HalfStages(Mixture):
     """The shares of its stages do not add up."""
 
-    api_version = 1
+    api_version = 2
 
     def stages(self):
         return (Stage("main", 0.5),)
@@ -245,7 +245,7 @@ class HalfStages(Mixture):
 class MeanFeatures(DifferentiableObjective):
     """Mean features of each class under a fresh network."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(PluginConfig):
         """Settings."""
@@ -272,21 +272,21 @@ class MeanFeatures(DifferentiableObjective):
 
 
 class MuteObjective(MeanFeatures):
-    api_version = 1
+    api_version = 2
     pass
 
 
 class UnsettledObjective(MeanFeatures):
     """A setting has no description."""
 
-    api_version = 1
+    api_version = 2
     Config = Undescribed
 
 
 class KeepsTheGraph(MeanFeatures):
     """Returns a loss with its graph."""
 
-    api_version = 1
+    api_version = 2
 
     def match(self, images, targets, step):
         leaf = images.detach().requires_grad_()
@@ -298,7 +298,7 @@ class KeepsTheGraph(MeanFeatures):
 class HalvesTheGradient(MeanFeatures):
     """Its gradient is that of half its loss."""
 
-    api_version = 1
+    api_version = 2
 
     def match(self, images, targets, step):
         found = super().match(images, targets, step)
@@ -308,14 +308,14 @@ class HalvesTheGradient(MeanFeatures):
 class SaysItsGradientIsInexact(HalvesTheGradient):
     """Its gradient is that of half its loss, and it says so."""
 
-    api_version = 1
+    api_version = 2
     inexact = "half of it is left out"
 
 
 class InFloat32(MeanFeatures):
     """Takes float32 for granted."""
 
-    api_version = 1
+    api_version = 2
 
     def loss(self, images, targets, step):
         return super().loss(images.float(), targets, step)
@@ -324,7 +324,7 @@ class InFloat32(MeanFeatures):
 class RoundsItsLoss(MeanFeatures):
     """Tells its loss in float32."""
 
-    api_version = 1
+    api_version = 2
 
     def loss(self, images, targets, step):
         return super().loss(images, targets, step).float()
@@ -333,7 +333,7 @@ class RoundsItsLoss(MeanFeatures):
 class ForColour(MeanFeatures):
     """Takes three channels for granted."""
 
-    api_version = 1
+    api_version = 2
 
     def loss(self, images, targets, step):
         return super().loss(images, targets, step) + images[:, 2].square().mean()
@@ -342,7 +342,7 @@ class ForColour(MeanFeatures):
 class RefusesGrey(ForColour):
     """Takes three channels, and says so."""
 
-    api_version = 1
+    api_version = 2
 
     def check(self, targets, groups, network):
         if self.data.image_shape[0] != 3:
@@ -352,7 +352,7 @@ class RefusesGrey(ForColour):
 class SelectsTwice(MeanFeatures):
     """Selects an image twice."""
 
-    api_version = 1
+    api_version = 2
 
     def select(self, step):
         return torch.cat([super().select(step), torch.tensor([0])])
@@ -361,14 +361,14 @@ class SelectsTwice(MeanFeatures):
 class LeavesAClassOut(MeanFeatures):
     """Never looks at the first class."""
 
-    api_version = 1
+    api_version = 2
     skipped = (0,)
 
 
 class Writes(MeanFeatures):
     """Writes into the images that it is given."""
 
-    api_version = 1
+    api_version = 2
 
     def match(self, images, targets, step):
         found = super().match(images, targets, step)
@@ -379,7 +379,7 @@ class Writes(MeanFeatures):
 class DrawsGlobally(MeanFeatures):
     """Draws from the global generator."""
 
-    api_version = 1
+    api_version = 2
 
     def match(self, images, targets, step):
         torch.rand(1)
@@ -389,7 +389,7 @@ class DrawsGlobally(MeanFeatures):
 class ForgetsItsState(MeanFeatures):
     """Its state says nothing of its generator."""
 
-    api_version = 1
+    api_version = 2
 
     def state_dict(self):
         return {}
@@ -404,7 +404,7 @@ class ForgetsItsState(MeanFeatures):
 class Distance(PruningStrategy):
     """Keeps the images that are nearest to the mean of their class."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(PluginConfig):
         """Settings."""
@@ -425,14 +425,14 @@ class Distance(PruningStrategy):
 
 
 class MutePruning(Distance):
-    api_version = 1
+    api_version = 2
     pass
 
 
 class UnsettledPruning(Distance):
     """A setting has no description."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(PluginConfig):
         """Settings."""
@@ -443,7 +443,7 @@ class UnsettledPruning(Distance):
 class ScoresInAColumn(Distance):
     """Its scores are a matrix."""
 
-    api_version = 1
+    api_version = 2
 
     def score(self, images, context):
         return super().score(images, context)[:, None]
@@ -452,7 +452,7 @@ class ScoresInAColumn(Distance):
 class ScoresByChance(Distance):
     """Draws from the global generator."""
 
-    api_version = 1
+    api_version = 2
 
     def score(self, images, context):
         torch.rand(1)
@@ -462,7 +462,7 @@ class ScoresByChance(Distance):
 class WritesWhileScoring(Distance):
     """Changes the images that it scores."""
 
-    api_version = 1
+    api_version = 2
 
     def score(self, images, context):
         found = super().score(images, context)
@@ -473,7 +473,7 @@ class WritesWhileScoring(Distance):
 class Unsorted(Distance):
     """Selects in descending order."""
 
-    api_version = 1
+    api_version = 2
 
     def select(self, score, targets, num_keep):
         return super().select(score, targets, num_keep).flip(0)
@@ -482,7 +482,7 @@ class Unsorted(Distance):
 class NeedsDifferentScores(Distance):
     """Keeps what is below a threshold, of equal scores nothing."""
 
-    api_version = 1
+    api_version = 2
 
     def select(self, score, targets, num_keep):
         index = super().select(score, targets, num_keep)
@@ -492,7 +492,7 @@ class NeedsDifferentScores(Distance):
 class NoCandidate(Distance):
     """Has no candidate."""
 
-    api_version = 1
+    api_version = 2
 
     def candidates(self):
         return ()
@@ -504,7 +504,7 @@ class NoCandidate(Distance):
 class Small(Network):
     """Two convolutions."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(Network.Config):
         """Settings."""
@@ -532,14 +532,14 @@ class Small(Network):
 
 
 class MuteNetwork(Small):
-    api_version = 1
+    api_version = 2
     pass
 
 
 class UnsettledNetwork(Small):
     """A setting has no description."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(Network.Config):
         """Settings."""
@@ -550,14 +550,14 @@ class UnsettledNetwork(Small):
 class OneLogitTooMany(Small):
     """Has a logit too many for some images."""
 
-    api_version = 1
+    api_version = 2
     extra = 1
 
 
 class IdleWeight(Small):
     """Has a parameter that nothing depends on."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(self, image_shape, num_classes, config=None):
         super().__init__(image_shape, num_classes, config)
@@ -580,7 +580,7 @@ class Once(torch.autograd.Function):
 class DifferentiableOnce(Small):
     """Cannot be differentiated twice."""
 
-    api_version = 1
+    api_version = 2
 
     def forward(self, images):
         return self.classifier(Once.apply(self.embed(images)))
@@ -589,7 +589,7 @@ class DifferentiableOnce(Small):
 class SeedsItsWeights(Small):
     """Its weights are others every time."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(self, image_shape, num_classes, config=None):
         super().__init__(image_shape, num_classes, config)
@@ -601,7 +601,7 @@ class SeedsItsWeights(Small):
 class DrawsInEvaluation(Small):
     """Draws in evaluation mode."""
 
-    api_version = 1
+    api_version = 2
 
     def forward(self, images):
         if not self.training:
@@ -612,7 +612,7 @@ class DrawsInEvaluation(Small):
 class MapsAsFeatures(Small):
     """Its features are maps."""
 
-    api_version = 1
+    api_version = 2
 
     def embed(self, images):
         return self.features(images)
@@ -624,7 +624,7 @@ class MapsAsFeatures(Small):
 class WritesIntoImages(Small):
     """Writes into its input."""
 
-    api_version = 1
+    api_version = 2
 
     def forward(self, images):
         logits = super().forward(images)
@@ -639,7 +639,7 @@ class WritesIntoImages(Small):
 class Squares(Dataset):
     """Four classes of grey noise."""
 
-    api_version = 1
+    api_version = 2
     dtype, shared = torch.uint8, 0
 
     def read(self, root, cache):
@@ -651,14 +651,14 @@ class Squares(Dataset):
 
 
 class MuteData(Squares):
-    api_version = 1
+    api_version = 2
     pass
 
 
 class UnsettledData(Squares):
     """A setting has no description."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(PluginConfig):
         """Settings."""
@@ -669,21 +669,21 @@ class UnsettledData(Squares):
 class Floats(Squares):
     """Its images are no bytes."""
 
-    api_version = 1
+    api_version = 2
     dtype = torch.float32
 
 
 class TestsOnTraining(Squares):
     """Some of its test images are training images."""
 
-    api_version = 1
+    api_version = 2
     shared = 8
 
 
 class ReadsAnew(Squares):
     """Draws from the global generator."""
 
-    api_version = 1
+    api_version = 2
 
     def read(self, root, cache):
         torch.rand(1)
@@ -696,7 +696,7 @@ class ReadsAnew(Squares):
 class Means(Benchmark):
     """Accuracy of the nearest mean of each class, with noise of a seed."""
 
-    api_version = 1
+    api_version = 2
     metric, shift, protocol = "accuracy", 0.0, "means"
 
     def cells(self):
@@ -725,21 +725,21 @@ class Means(Benchmark):
 
 
 class MuteBenchmark(Means):
-    api_version = 1
+    api_version = 2
     pass
 
 
 class UnsettledBenchmark(Means):
     """A setting has no description."""
 
-    api_version = 1
+    api_version = 2
     Config = Undescribed
 
 
 class OneCellTwice(Means):
     """Names a cell twice."""
 
-    api_version = 1
+    api_version = 2
 
     def cells(self):
         return [*super().cells(), *super().cells()]
@@ -748,14 +748,14 @@ class OneCellTwice(Means):
 class NoMetric(Means):
     """Does not say what it measures."""
 
-    api_version = 1
+    api_version = 2
     metric = ""
 
 
 class WritesIntoTheSet(Means):
     """Changes the set that it scores."""
 
-    api_version = 1
+    api_version = 2
 
     def score(self, synthetic, cell, context):
         found = super().score(synthetic, cell, context)
@@ -766,7 +766,7 @@ class WritesIntoTheSet(Means):
 class ScoresByClock(Means):
     """Scores the same set in another way every time."""
 
-    api_version = 1
+    api_version = 2
 
     def score(self, synthetic, cell, context):
         shift = time.perf_counter_ns() % 10**9 / 1e9
@@ -779,7 +779,7 @@ class ScoresByClock(Means):
 class RepeatsTrials(Means):
     """Does what is known again."""
 
-    api_version = 1
+    api_version = 2
 
     def score(self, synthetic, cell, context):
         context.known.clear()
@@ -789,7 +789,7 @@ class RepeatsTrials(Means):
 class ExportsAnother(Means):
     """What it exports are other images."""
 
-    api_version = 1
+    api_version = 2
     shift = 1.0
 
 

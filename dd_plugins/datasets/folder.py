@@ -27,7 +27,7 @@ class ImageFolder(Dataset):
     it by the setting ``size``. As in torchvision's ``ImageFolder``, the EXIF orientation is not applied.
     """
 
-    api_version = 1
+    api_version = 2
     takes_argument = True
 
     class Config(ImageConfig):

@@ -44,7 +44,7 @@ class ImageNetSubset(Dataset):
     ``train``, since a class's number is its place among them. Never downloaded.
     """
 
-    api_version = 1
+    api_version = 2
     takes_argument = True
 
     class Config(ImageConfig):

@@ -46,7 +46,7 @@ class Parquet(Dataset):
     become RGB unless all of them are grayscale, and must have one size or be brought to it by the setting ``size``.
     """
 
-    api_version = 1
+    api_version = 2
     takes_argument = True
 
     class Config(ImageConfig, ParquetConfig):

@@ -26,7 +26,7 @@ class TinyImageNet(Dataset):
     ``root/tiny-imagenet-200`` or ``root/tiny-imagenet``. Never downloaded.
     """
 
-    api_version = 1
+    api_version = 2
 
     class Config(ImageConfig, ParquetConfig):
         """Size, mirroring and classes."""

@@ -103,7 +103,7 @@ class TorchvisionSet(Dataset):
 class Mnist(TorchvisionSet):
     """The data set ``mnist``: 10 classes of handwritten digits, ``(1, 28, 28)``, 60,000 train and 10,000 test."""
 
-    api_version = 1
+    api_version = 2
     name = "mnist"
     source = "MNIST"
     files = "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
@@ -116,7 +116,7 @@ class Mnist(TorchvisionSet):
 class FashionMnist(TorchvisionSet):
     """The data set ``fashion-mnist``: 10 classes of clothes, ``(1, 28, 28)``, 60,000 train and 10,000 test."""
 
-    api_version = 1
+    api_version = 2
     name = "fashion-mnist"
     source = "FashionMNIST"
     files = "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
@@ -128,7 +128,7 @@ class FashionMnist(TorchvisionSet):
 class Svhn(TorchvisionSet):
     """The data set ``svhn``: 10 classes of house numbers, ``(3, 32, 32)``, 73,257 train and 26,032 test, no extra."""
 
-    api_version = 1
+    api_version = 2
     name = "svhn"
     source = "SVHN"
     files = "train_32x32.mat and test_32x32.mat"
@@ -143,7 +143,7 @@ class Svhn(TorchvisionSet):
 class Cifar10(TorchvisionSet):
     """The data set ``cifar10``: 10 classes, ``(3, 32, 32)``, 50,000 train and 10,000 test."""
 
-    api_version = 1
+    api_version = 2
     name = "cifar10"
     source = "CIFAR10"
     files = "the folder cifar-10-batches-py"
@@ -154,7 +154,7 @@ class Cifar10(TorchvisionSet):
 class Cifar100(TorchvisionSet):
     """The data set ``cifar100``: 100 classes, ``(3, 32, 32)``, 50,000 train and 10,000 test."""
 
-    api_version = 1
+    api_version = 2
     name = "cifar100"
     source = "CIFAR100"
     files = "the folder cifar-100-python"

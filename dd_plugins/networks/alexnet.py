@@ -30,7 +30,7 @@ LAST_MAP = (4, 4)
 class AlexNet(FeatureClassifier):
     """AlexNet for small images; 1,872,202 parameters at 3x32x32 and 10 classes."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(Network.Config):
         """Settings of AlexNet."""

@@ -38,7 +38,7 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 class ConvNet(FeatureClassifier):
     """ConvNet-D: ``depth`` blocks of convolution, norm, activation and pooling, then a linear classifier."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(Network.Config):
         """Settings of the ConvNet; the defaults are the network of nearly all published tables."""

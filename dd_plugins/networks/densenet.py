@@ -34,7 +34,7 @@ from dd_plugins.networks.classifier import FeatureClassifier
 class DenseNet121(FeatureClassifier):
     """DenseNet121 for small images: growth rate 32, dense blocks of 6, 12, 24 and 16 layers."""
 
-    api_version = 1
+    api_version = 2
     growth: ClassVar[int] = 32
 
     class Config(Network.Config):
@@ -64,7 +64,7 @@ class DenseNet121(FeatureClassifier):
 class DenseNetIDC(DenseNet121):
     """IDC's DenseNet: growth rate 12, no norm after the stem; 1,000,618 parameters at 3x32x32 and 10 classes."""
 
-    api_version = 1
+    api_version = 2
     growth = 12
 
     def __init__(

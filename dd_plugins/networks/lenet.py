@@ -29,7 +29,7 @@ LAST_MAP = (5, 5)
 class LeNet(FeatureClassifier):
     """LeNet; 62,006 parameters at 3x32x32 and 10 classes."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from dd_plugins.networks.classifier import FeatureClassifier
 class MLP(FeatureClassifier):
     """Three linear layers; 411,146 parameters at 3x32x32 and 10 classes."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(Network.Config):
         """Settings of the perceptron."""

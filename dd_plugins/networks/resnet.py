@@ -33,7 +33,7 @@ from dd_plugins.networks.classifier import FeatureClassifier
 class ResNet18(FeatureClassifier):
     """ResNet18 for small images; 11,173,962 parameters at 3x32x32 and 10 classes."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(Network.Config):
         """Settings of ResNet18."""
@@ -62,7 +62,7 @@ class ResNet18(FeatureClassifier):
 class ResNet18AP(ResNet18):
     """ResNet18 with average pools in the place of strides; 11,250,762 parameters at 3x32x32 and 10 classes."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(
         self,

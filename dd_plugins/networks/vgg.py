@@ -30,7 +30,7 @@ from dd_plugins.networks.classifier import FeatureClassifier
 class VGG11(FeatureClassifier):
     """VGG11 for small images; 9,231,114 parameters at 3x32x32 and 10 classes."""
 
-    api_version = 1
+    api_version = 2
     layers: ClassVar[Sequence[int | str]] = cfgs["A"]  # channels of the convolutions; M: a max-pool
 
     class Config(Network.Config):
@@ -57,7 +57,7 @@ class VGG11(FeatureClassifier):
 class VGG16(VGG11):
     """VGG16 for small images; 14,728,266 parameters at 3x32x32 and 10 classes."""
 
-    api_version = 1
+    api_version = 2
     layers = cfgs["D"]
 
 

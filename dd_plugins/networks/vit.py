@@ -34,7 +34,7 @@ SMALLEST_PATCH = 2  # by default
 class ViT(FeatureClassifier):
     """Patches and a class token through pre-norm transformer blocks; the token is what is classified."""
 
-    api_version = 1
+    api_version = 2
     check_settings: ClassVar[Mapping[str, Any]] = {"width": 16, "depth": 2, "heads": 2, "patch": 4}
 
     class Config(Network.Config):

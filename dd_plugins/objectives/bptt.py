@@ -28,7 +28,7 @@ from dd_plugins.trajectories import Batch, FlatNetwork, pull_back, train_on
 class BPTT(MatchingObjective):
     """The loss on real images of a fresh network that was trained on synthetic ones."""
 
-    api_version = 1
+    api_version = 2
     check_settings: ClassVar[Mapping[str, Any]] = {"unroll": 3, "batch_syn": 2, "batch_real": 4}
 
     class Config(PluginConfig):

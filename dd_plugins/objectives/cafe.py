@@ -34,7 +34,7 @@ CHUNK = 1024  # real images whose maps are held at once
 class CAFE(MatchingObjective):
     """Layer-wise feature alignment and a discrimination loss, along the training on the synthetic images."""
 
-    api_version = 1
+    api_version = 2
     check_settings: ClassVar[Mapping[str, Any]] = {
         "batch_real": 4,
         "probe": 4,

@@ -19,7 +19,7 @@ from dd_plugins.matching import TrainOnSynthetic, TrainOnSyntheticConfig
 class DC(TrainOnSynthetic):
     """Gradient matching on networks trained with the synthetic images, without augmentation."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(TrainOnSyntheticConfig):
         """Settings of DC."""

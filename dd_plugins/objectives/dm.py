@@ -27,7 +27,7 @@ from dd_plugins.matching import class_means, embed_in_chunks
 class DM(DifferentiableObjective):
     """Sum over classes of the squared distance between mean features; a fresh random network every step."""
 
-    api_version = 1
+    api_version = 2
     check_settings: ClassVar[Mapping[str, Any]] = {"batch_real": 4}
 
     class Config(PluginConfig):

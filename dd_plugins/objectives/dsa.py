@@ -21,7 +21,7 @@ from dd_plugins.matching import TrainOnSynthetic, TrainOnSyntheticConfig
 class DSA(TrainOnSynthetic):
     """DC with one augmentation shared by the real and the synthetic images of a class."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(TrainOnSyntheticConfig):
         """Settings of DSA."""

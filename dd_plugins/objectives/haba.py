@@ -33,7 +33,7 @@ PREFIX = "adversary."
 class HaBaMatching(TrajectoryMatching):
     """Trajectory matching with the contrastive term of HaBa."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(TrajectoryMatchingConfig):
         """Settings of HaBa's matching."""

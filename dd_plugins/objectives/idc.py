@@ -34,7 +34,7 @@ from dd_plugins.seeds import make_generator, seed_for
 class IDC(GradientMatching):
     """Gradient matching of convolution weights along the training on real data."""
 
-    api_version = 1
+    api_version = 2
     check_settings: ClassVar[Mapping[str, Any]] = {
         "batch_real": 4, "batch_syn": 3, "pool": 2, "network_updates": 2, "max_updates": 4, "network_batch": 8,
     }  # fmt: skip

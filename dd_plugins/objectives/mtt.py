@@ -16,4 +16,4 @@ from dd_plugins.trajectories import TrajectoryMatching
 class MTT(TrajectoryMatching):
     """SGD on the synthetic images shall reach the weights that an expert reached on real ones."""
 
-    api_version = 1
+    api_version = 2

@@ -29,7 +29,7 @@ PUBLISHED = 5  # hallucinators in the paper
 class HaBa(Parameterization):
     """Bases of each class, and hallucinators that turn each of them into an image."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(Parameterization.Config):
         """Settings of the factorization."""

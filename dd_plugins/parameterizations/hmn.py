@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class HMN(Parameterization):
     """Three memories and one decoder: many images share what they have in common."""
 
-    api_version = 1
+    api_version = 2
     check_settings: ClassVar[Mapping[str, Any]] = {
         "max_images_per_class": 5,
         "warm_start_steps": 2,

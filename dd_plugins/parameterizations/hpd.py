@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 class HPD(Parameterization):
     """Progressive levels of a generator: styles and state are learned level by level, then the pixels."""
 
-    api_version = 1
+    api_version = 2
     keeps_graph = False  # a generator's graph beside that of the matching would not fit
     check_settings: ClassVar[Mapping[str, Any]] = {
         "samples": 8,
@@ -398,7 +398,7 @@ def _diverged(what: str) -> DivergedError:
 class GLaD(HPD):
     """One fixed level of a generator, and no search."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(HPD.Config):
         """Settings of the fixed level."""

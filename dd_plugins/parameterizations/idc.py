@@ -32,7 +32,7 @@ PADDING = 0.5  # pixel value behind the last row and column where the factor doe
 class IDC(Parameterization):
     """Stores as many images as pixels would, each of ``factor ** 2`` tiles; every tile is decoded to an image."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(Parameterization.Config):
         """Settings of the multi-formation container."""

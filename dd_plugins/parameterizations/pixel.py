@@ -22,7 +22,7 @@ from dd_plugins.api import Parameterization, PluginConfig, RealData, UsageError
 class Pixel(Parameterization):
     """Stores every image as its pixels: as many images as the budget is named after."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(PluginConfig):
         """Settings of the pixel container."""

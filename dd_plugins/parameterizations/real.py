@@ -14,7 +14,7 @@ from dd_plugins.api import IncompatibleError, Parameterization, RealData, Split,
 class Real(Parameterization):
     """Real images, not learned: a coreset, as `dd-bench prune` selects it."""
 
-    api_version = 1
+    api_version = 2
     pixels: Tensor
 
     def images_per_class(self) -> int:

@@ -29,7 +29,7 @@ FEWEST_BASES = 16
 class RTP(Parameterization):
     """Bases and addressing coefficients; all classes share the bases."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(Parameterization.Config):
         """Settings of the addressable memory."""

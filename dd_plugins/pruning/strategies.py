@@ -143,13 +143,13 @@ class ScoreAndSelect(PruningStrategy):
 class AUM(ScoreAndSelect):
     """Area under the margin, pruned at both ends: HMN's."""
 
-    api_version = 1
+    api_version = 2
 
 
 class CCS(ScoreAndSelect):
     """Coverage-centric selection: a hard cut, then an even draw over all degrees of difficulty."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(ScoreAndSelect.Config):
         """Settings of coverage-centric selection."""
@@ -161,7 +161,7 @@ class CCS(ScoreAndSelect):
 class EL2N(ScoreAndSelect):
     """The norm of the error early in training; keeps the hardest images."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(ScoreAndSelect.Config):
         """Settings of EL2N."""
@@ -173,7 +173,7 @@ class EL2N(ScoreAndSelect):
 class KCenter(ScoreAndSelect):
     """Greedy k-center in feature space: every image that is left out is close to one that is kept."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(ScoreAndSelect.Config):
         """Settings of k-center."""
@@ -185,7 +185,7 @@ class KCenter(ScoreAndSelect):
 class Random(ScoreAndSelect):
     """Images drawn at random."""
 
-    api_version = 1
+    api_version = 2
 
     class Config(ScoreAndSelect.Config):
         """Settings of random pruning."""
