@@ -17,10 +17,10 @@ from tiny_runs import WORDS, command, run, start
 
 from benchmark_adapters import catalogue
 from benchmark_adapters.cli.main import app
-from benchmark_adapters.runs.store import load_stored
 from dd_plugins import __version__, registry
 from dd_plugins.api import read_tensors
 from dd_plugins.datasets import load_dataset
+from dd_plugins.engine.distilled import load_stored
 from dd_plugins.networks import build_network
 from dd_plugins.priors.distance import ClassRelevantDistance
 from dd_plugins.priors.gates import LEAST_ACCURACY, LEAST_WORTH, SPREAD

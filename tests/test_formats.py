@@ -481,7 +481,7 @@ def test_a_run_goes_out_and_comes_in_as_a_run(name, finished, tmp_path, capsys):
     (folder,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
     assert f"run {folder.name}: back, {sum(record['images_per_class'])} images" in printed
     stored = load_file(folder / "synthetic.safetensors")["images"]
-    from benchmark_adapters.runs.store import load_stored
+    from dd_plugins.engine.distilled import load_stored
 
     with torch.no_grad():
         decoded = load_stored(out / record["id"] / "synthetic.safetensors").decode()

@@ -11,10 +11,11 @@ from tiny_runs import PROTOCOL, TINY, command, run
 
 from benchmark_adapters.runs.identity import compute_run_id
 from benchmark_adapters.runs.prune import choose
-from benchmark_adapters.runs.store import RunFolder, load_stored
+from benchmark_adapters.runs.store import RunFolder
 from benchmark_adapters.runs.study import common, contenders
 from dd_plugins.api import UsageError
 from dd_plugins.engine.config import resolve
+from dd_plugins.engine.distilled import load_stored
 
 PRUNE = ["pruning.networks=1", "pruning.epochs=2", "pruning_trials=1", "pruning.grid=[0, 0.5, 1]"]
 SMALL = [*TINY, *PRUNE]

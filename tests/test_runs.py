@@ -17,10 +17,11 @@ from tiny_runs import FLAGS, TINY, run
 from benchmark_adapters.runs import pipeline, scoring
 from benchmark_adapters.runs.identity import compute_run_id
 from benchmark_adapters.runs.progress import Reporter
-from benchmark_adapters.runs.store import RunFolder, load_stored
+from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import read_tensors
 from dd_plugins.datasets import load_dataset
 from dd_plugins.engine.config import resolve
+from dd_plugins.engine.distilled import load_stored
 
 
 @pytest.fixture

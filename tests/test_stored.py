@@ -6,9 +6,9 @@ import pytest
 import torch
 from made_up import make_real
 
-from benchmark_adapters.runs.store import load_stored
 from dd_plugins.api import DataSource, StorageBudget, SyntheticFileError, UsageError, read_stored, read_tensors
 from dd_plugins.api.files import write_tensors
+from dd_plugins.engine.distilled import load_stored
 from dd_plugins.parameterizations.pixel import Pixel
 
 
@@ -85,3 +85,18 @@ def test_headers_of_other_types_are_one_line(container, tmp_path, change, told):
         read_stored(tmp_path / "wrong")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_bytes_of_a_set_are_those_of_its_file_and_load_as_the_file_does(container, tmp_path):
+    container.save(tmp_path / "set", "pixel")
+    content = container.to_bytes("pixel")
+    assert content == (tmp_path / "set").read_bytes()
+    assert torch.equal(load_stored(content).decode(), load_stored(tmp_path / "set").decode())
+
+
+@pytest.mark.parametrize("change", [lambda c: c[:100], lambda c: b"", lambda c: c[:-1], lambda c: b"\xff" * 8 + c[8:]])
+def test_damaged_bytes_are_refused_in_one_line(container, change):
+    content = change(container.to_bytes("pixel"))
+    with pytest.raises(SyntheticFileError, match=f"^{len(content):,} bytes: ") as error:
+        load_stored(content)
+    assert "\n" not in str(error.value)

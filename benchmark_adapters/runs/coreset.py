@@ -22,10 +22,11 @@ from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.prune import check_pruning, prune_container, unit_labels
 from benchmark_adapters.runs.records import make_record
 from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runs.store import RunFolder, load_stored, write_json
+from benchmark_adapters.runs.store import RunFolder, write_json
 from dd_plugins import registry
 from dd_plugins.api import Parameterization, RealData, StorageBudget, UsageError, write_atomically
 from dd_plugins.engine.config import RunConfig, resolve
+from dd_plugins.engine.distilled import load_stored
 from dd_plugins.networks import build_network
 
 REAL = "real"  # the container of real images

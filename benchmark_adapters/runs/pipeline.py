@@ -21,7 +21,7 @@ from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.prune import check_pruning, prune
 from benchmark_adapters.runs.records import make_record
 from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runs.store import RunFolder, load_stored, write_json
+from benchmark_adapters.runs.store import RunFolder, write_json
 from benchmark_adapters.runs.system import forget_peak, interruptible_jobs, peak_memory_mib
 from benchmark_adapters.signals import Interrupted, interruptible
 from dd_plugins import registry
@@ -40,6 +40,7 @@ from dd_plugins.api.atomic import no_symbolic_link
 from dd_plugins.api.progress import StartJob
 from dd_plugins.engine.condensation import Condensation
 from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.distilled import load_stored
 from dd_plugins.engine.memory import estimate_memory
 from dd_plugins.engine.parts import build_container, build_objective, network_factory
 from dd_plugins.errors import allocator_errors, is_out_of_memory, one_line

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmark_adapters.runs.parts import Options
 from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.scoring import score_trials
-from benchmark_adapters.runs.store import CANDIDATE, RunFolder, load_stored
+from benchmark_adapters.runs.store import CANDIDATE, RunFolder
 from dd_plugins import registry
 from dd_plugins.api import (
     Context,
@@ -28,6 +28,7 @@ from dd_plugins.api import (
     write_tensors,
 )
 from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.distilled import load_stored
 from dd_plugins.engine.parts import build_container, network_factory
 from dd_plugins.engine.protocols import Protocol
 from dd_plugins.seeds import make_generator, seed_for

@@ -13,7 +13,7 @@ import torch
 
 from benchmark_adapters.runs.find import find_run, read_record
 from benchmark_adapters.runs.parts import Options, same_data
-from benchmark_adapters.runs.store import RunFolder, load_stored
+from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import (
     DataError,
     DataSource,
@@ -25,6 +25,7 @@ from dd_plugins.api import (
     read_stored,
 )
 from dd_plugins.datasets import COMMON_SETTINGS, load_dataset, split_spec
+from dd_plugins.engine.distilled import load_stored
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ from torch import Tensor
 
 from benchmark_adapters.lines import append_line, read_lines
 from benchmark_adapters.runs.schema import Checkpoint, ScoredRecord, Scores, Stages, Trial
-from dd_plugins import registry
 from dd_plugins.api import (
-    Parameterization,
     PluginContractError,
     ResumeMismatch,
     RunLocked,
@@ -27,7 +25,6 @@ from dd_plugins.api import (
     holder,
     locked,
     read_metadata,
-    read_stored,
     read_tensors,
     sweep,
     write_atomically,
@@ -196,18 +193,6 @@ class FolderCheckpointer:
     def place(self) -> str:
         """The file, if it is there."""
         return str(self.folder.checkpoint) if self.folder.checkpoint.exists() else ""
-
-
-def load_stored(path: Path) -> Parameterization:
-    """Rebuilds a container from its file alone, finding its class by the name in the file.
-
-    Raises:
-        SyntheticFileError: If the file is damaged.
-        UntrustedPluginError: If it names a ``module:Class`` that the user has not named.
-    """
-    header, _ = read_stored(path)
-    loaded: Parameterization = registry.load("parameterization", header.plugin).load(path)
-    return loaded
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""Files of tensors and string metadata: safetensors."""
+"""Tensors and string metadata as safetensors: in a file, or as bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from dd_plugins.api.atomic import write_atomically
@@ -34,15 +34,26 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         str(path).encode()
     except UnicodeEncodeError:
         raise UsageError(f"{path}: not a path in UTF-8, which safetensors needs; choose another folder") from None
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, dict(metadata)))
+    write_atomically(path, tensors_to_bytes(tensors, metadata))
 
 
-def read_tensors(path: Path, error: type[DDPluginsError] = SyntheticFileError, hint: str = "") -> TensorsAndNotes:
-    """Reads a safetensors file: its tensors (on the CPU) and its metadata.
+def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of the file that `write_tensors` writes."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, dict(metadata))
+
+
+def describe_source(source: Path | bytes) -> str:
+    """What a message calls a source: the path of a file, or the number of bytes."""
+    return f"{len(source):,} bytes" if isinstance(source, bytes) else str(source)
+
+
+def read_tensors(
+    source: Path | bytes, error: type[DDPluginsError] = SyntheticFileError, hint: str = ""
+) -> TensorsAndNotes:
+    """Reads safetensors: the tensors (on the CPU) and the metadata.
 
     Args:
-        path: The file.
+        source: A file, or its bytes.
         error: Class of the error.
         hint: What the user can do, appended to the message.
 
@@ -50,13 +61,29 @@ def read_tensors(path: Path, error: type[DDPluginsError] = SyntheticFileError, h
         SyntheticFileError: Or the class given, if the file is missing, truncated, or no safetensors file of numbers
             that torch computes with.
     """
-    with opened(path, error, hint) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = file.metadata() or {}
+    if isinstance(source, bytes):
+        tensors, metadata = _from_bytes(source, error, hint)
+    else:
+        with opened(source, error, hint) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
-            raise error(f"{path}: {shown(name)} is of type {tensor.dtype}, which is not supported{hint}")
+            where = describe_source(source)
+            raise error(f"{where}: {shown(name)} is of type {tensor.dtype}, which is not supported{hint}")
     return tensors, metadata
+
+
+def _from_bytes(content: bytes, error: type[DDPluginsError], hint: str) -> TensorsAndNotes:
+    where = f"{describe_source(content)}: truncated, or not safetensors"
+    length = int.from_bytes(content[:8], "little")
+    header = parse_json(content[8 : 8 + min(length, MAX_JSON_BYTES)], f"{where}: the header", error, hint)
+    try:
+        return load(content), dict(header.get("__metadata__", {}))
+    except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as fault:
+        if is_out_of_memory(fault):
+            raise
+        raise error(f"{where} ({shortened(str(fault), 200)}){hint}") from None
 
 
 def read_metadata(path: Path, error: type[DDPluginsError] = SyntheticFileError, hint: str = "") -> dict[str, str]:

@@ -13,12 +13,13 @@ from torch import Generator, Tensor, nn
 
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSource, DataSpec, RealData
+from dd_plugins.api.files import describe_source
 from dd_plugins.api.memory import require_memory, shapes_only
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.api.storage import StorageBudget, StorageLedger
-from dd_plugins.api.stored import StoredHeader, check_tensors, read_stored, write_stored
+from dd_plugins.api.stored import StoredHeader, check_tensors, read_stored, stored_to_bytes, write_stored
 from dd_plugins.errors import BudgetTooSmall, DDPluginsError, PluginContractError, SyntheticFileError, UsageError
 
 DECODE_CHUNK = 1024  # images decoded at once where no graph is needed and no chunk size is set
@@ -315,7 +316,16 @@ class Parameterization(nn.Module, ABC):
         Returns:
             The ledger of the file.
         """
-        header = StoredHeader(
+        write_stored(path, dict(self.state_dict()), self._header(plugin))
+        return self.storage()
+
+    @final
+    def to_bytes(self, plugin: str | None = None) -> bytes:
+        """The bytes of the file that :meth:`save` writes."""
+        return stored_to_bytes(dict(self.state_dict()), self._header(plugin))
+
+    def _header(self, plugin: str | None) -> StoredHeader:
+        return StoredHeader(
             plugin=plugin or f"{type(self).__module__}:{type(self).__qualname__}",
             config=self.config.model_dump(mode="json"),
             data=self.data,
@@ -323,29 +333,27 @@ class Parameterization(nn.Module, ABC):
             counts=self.counts,
             source=self.data_source,
         )
-        write_stored(path, dict(self.state_dict()), header)
-        return self.storage()
 
     @classmethod
     @final
-    def load(cls, path: Path) -> Self:
-        """Rebuilds a container from its file alone.
+    def load(cls, source: Path | bytes) -> Self:
+        """Rebuilds a container from its file alone, or from the bytes of the file.
 
         Raises:
             SyntheticFileError: If the file is truncated, foreign, or its tensors are not those of this class.
         """
-        header, tensors = read_stored(path)
+        header, tensors = read_stored(source)
         try:
             if (sized := cls._sized(header)) is not None:  # before anything of the sizes in a header is allocated
-                check_tensors(path, sized.state_dict(), tensors)
+                check_tensors(source, sized.state_dict(), tensors)
             made = cls(header.data, header.budget, header.config, counts=header.counts)
             if sized is None:
-                check_tensors(path, made.state_dict(), tensors)
+                check_tensors(source, made.state_dict(), tensors)
         except SyntheticFileError:
             raise
         except UsageError as error:
             raise SyntheticFileError(
-                f"{path}: {header.plugin} is not stored as {cls.__name__} reads it: {error}"
+                f"{describe_source(source)}: {header.plugin} is not stored as {cls.__name__} reads it: {error}"
             ) from None
         made.load_state_dict(tensors)
         made.data_source = header.source

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from dd_plugins.api.data import MAX_NAME, MAX_TEXT, DataSource, DataSpec
-from dd_plugins.api.files import read_tensors, write_tensors
+from dd_plugins.api.files import describe_source, read_tensors, tensors_to_bytes, write_tensors
 from dd_plugins.api.reading import parse_json, validated
 from dd_plugins.api.storage import StorageBudget
 from dd_plugins.errors import DataError, DDPluginsError, SyntheticFileError, UsageError
@@ -120,54 +120,65 @@ def spec_from(values: Any, where: str | Path, error: type[DDPluginsError]) -> Da
         raise error(f"{where}: {fault}") from None
 
 
-def write_stored(path: Path, tensors: Mapping[str, Tensor], header: StoredHeader) -> None:
-    """Writes a synthetic set.
+def stored_to_bytes(tensors: Mapping[str, Tensor], header: StoredHeader) -> bytes:
+    """The bytes of the file of a synthetic set.
 
     Raises:
         UsageError: If the settings of the container or of the data set take more than 4096 bytes.
     """
+    return tensors_to_bytes(tensors, {KEY: _header_text(header)})
+
+
+def write_stored(path: Path, tensors: Mapping[str, Tensor], header: StoredHeader) -> None:
+    """Writes the file of a synthetic set; raises as `stored_to_bytes` does."""
+    write_tensors(path, tensors, {KEY: _header_text(header)})
+
+
+def _header_text(header: StoredHeader) -> str:
     for who, settings in ((header.plugin, header.config), (header.source.dataset, header.source.settings)):
         nbytes = len(json.dumps(dict(settings), sort_keys=True).encode())
         if nbytes > MAX_CONFIG_BYTES:
             raise UsageError(f"{who}: its configuration takes {nbytes} bytes, more than {MAX_CONFIG_BYTES}")
-    write_tensors(path, tensors, {KEY: json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)})
+    return json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)
 
 
-def read_stored(path: Path) -> tuple[StoredHeader, dict[str, Tensor]]:
-    """Reads a synthetic set. Files without a ``source``, of earlier releases, are read too.
+def read_stored(source: Path | bytes) -> tuple[StoredHeader, dict[str, Tensor]]:
+    """Reads a synthetic set from its file, or from the bytes of it; files without a ``source`` are read too.
 
     Raises:
         SyntheticFileError: If the file is missing, truncated, foreign, or of a newer format.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_tensors(source)
+    where = describe_source(source)
     if KEY not in metadata:
-        raise SyntheticFileError(f"{path}: a safetensors file, but not a synthetic set written by dd-plugins")
-    values = parse_json(metadata[KEY], f"{path}: its header", SyntheticFileError)
+        raise SyntheticFileError(f"{where}: a safetensors file, but not a synthetic set written by dd-plugins")
+    values = parse_json(metadata[KEY], f"{where}: its header", SyntheticFileError)
     form = values.get("format") if isinstance(values, dict) else None
     if isinstance(form, int) and form > FORMAT:
-        raise SyntheticFileError(f"{path}: format {form} is newer than this release reads ({FORMAT})")
+        raise SyntheticFileError(f"{where}: format {form} is newer than this release reads ({FORMAT})")
     try:
-        header = validated(_Header, values, f"{path}: its header is damaged", SyntheticFileError).header()
+        header = validated(_Header, values, f"{where}: its header is damaged", SyntheticFileError).header()
     except DataError as error:  # of the values together
-        raise SyntheticFileError(f"{path}: its header is damaged ({error})") from None
+        raise SyntheticFileError(f"{where}: its header is damaged ({error})") from None
     return header, tensors
 
 
-def check_tensors(path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def check_tensors(source: Path | bytes, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Checks names, types, shapes and finite values of what a file holds against what a container expects.
 
     Args:
-        path: The file, for messages.
+        source: The file or its bytes, for messages.
         expected: The container's tensors, by name; also on the meta device.
         tensors: Those of the file.
 
     Raises:
         SyntheticFileError: If they differ; names the first that does.
     """
+    where = describe_source(source)
     for name in sorted({*expected, *tensors}):
         want, got = (f"{x.dtype} {tuple(x.shape)}" if x is not None else "nothing"
                      for x in (expected.get(name), tensors.get(name)))  # fmt: skip
         if want != got:
-            raise SyntheticFileError(f"{path}: tensor {name} should be {want}, but the file holds {got}")
+            raise SyntheticFileError(f"{where}: tensor {name} should be {want}, but the file holds {got}")
         if not torch.isfinite(tensors[name]).all():
-            raise SyntheticFileError(f"{path}: tensor {name} holds NaN or infinite values")
+            raise SyntheticFileError(f"{where}: tensor {name} holds NaN or infinite values")
