@@ -114,6 +114,7 @@ setup(
         "pillow>=10.1",
         "pyarrow>=15",
         "psutil>=5.9",
+        "filelock>=3.30",
     ],
     extras_require={
         "diffusers": DIFFUSERS,

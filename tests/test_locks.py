@@ -1,5 +1,6 @@
 """Locks: who holds one, who waits for whom, and what is made only once."""
 
+import fcntl
 import logging
 import os
 import signal
@@ -110,16 +111,16 @@ def test_a_damaged_lock_file_is_no_error(tmp_path, content):
 
 def test_a_lock_file_that_is_removed_at_the_same_moment_is_made_again(tmp_path, monkeypatch):
     lock, calls = tmp_path / ".lock", []
-    real_flock = locks.fcntl.flock
+    real_flock = fcntl.flock
 
     def flock(descriptor, how):
         if not calls:
             lock.unlink()
-        if how & locks.fcntl.LOCK_EX:
+        if how & fcntl.LOCK_EX:
             calls.append(descriptor)
         real_flock(descriptor, how)
 
-    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with locked(lock), pytest.raises(BlockingIOError), locked(lock):
         pass
     assert len(calls) == 3
@@ -129,7 +130,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     def flock(descriptor, how):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(OSError, match="No locks available") as caught, locked(tmp_path / ".lock"):
         pass
     assert caught.value.filename == str(tmp_path / ".lock")

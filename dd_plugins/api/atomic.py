@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+import psutil
+
 from dd_plugins.errors import FolderReplaced, UsageError
 
 KEPT_SECONDS = 7 * 24 * 3600.0  # for files whose owner cannot be checked: of other hosts, of earlier releases
@@ -28,6 +30,8 @@ NAME_LENGTH = 24  # characters of the final name within a temporary one, which m
 OWNED = r".*\.(?P<host>.+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}"
 EARLIER = r".*\.(?:json|jsonl|yaml|safetensors|npz|npy|pt|csv|png|svg|pdf)\.\d+"  # other programs have such names, too
 TEMPORARY = re.compile(rf"\.(?:{OWNED}|{EARLIER})\.tmp", re.DOTALL)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows does not have it
+_PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 # (file, st_dev, st_ino) of the lock of each folder that must stay in place while this context writes to it
 _guarded: ContextVar[tuple[tuple[Path, int, int], ...]] = ContextVar("_guarded", default=())
@@ -42,27 +46,33 @@ def host_name() -> str:
 
 
 def process_start(pid: int) -> int | None:
-    """When a process of this host started, in clock ticks since boot; 0 where only its existence is known.
+    """When a process of this host started: on Linux in clock ticks since boot, elsewhere in hundredths of a second.
 
     Returns:
-        None if there is no such process, or only a zombie.
+        None if there is no such process, or only a zombie; 0 if it exists and its start is not known.
     """
-    fields = process_fields(pid)
-    if fields:
-        return None if fields[0] in "ZX" else int(fields[19])
     if Path("/proc/self/stat").exists():
-        return None
+        fields = _process_fields(pid)
+        return int(fields[19]) if fields and fields[0] not in "ZX" else None
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(100 * process.create_time())
+    except psutil.NoSuchProcess:
         return None
-    except PermissionError:  # another user's
-        pass
-    return 0
+    except psutil.AccessDenied:  # another user's
+        return 0
 
 
-def process_fields(pid: int) -> list[str]:
-    """The fields of ``/proc/PID/stat`` from the state on; empty if there is no such process, or no such file."""
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this host is suspended (SIGSTOP)."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
+
+
+def _process_fields(pid: int) -> list[str]:
+    """The fields of ``/proc/PID/stat`` from the state on; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -179,7 +189,7 @@ def staged(target: Path) -> Iterator[Path]:
             yield folder
             for path in folder.rglob("*"):
                 if path.is_file():
-                    with path.open("rb") as file:
+                    with path.open("r+b") as file:  # Windows flushes only files that are open for writing
                         os.fsync(file.fileno())
             with _naming(target):
                 folder.rename(target)
@@ -222,7 +232,9 @@ def no_symbolic_link(path: str, flags: int) -> int:
         OSError: If ``path`` is a symbolic link; says so.
     """
     try:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        if not _NOFOLLOW and os.path.islink(path):
+            raise OSError(errno.ELOOP, "", path)
+        return os.open(path, flags | _NOFOLLOW | _PLAIN, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             error.strerror = "is a symbolic link; what it leads to is not written"

@@ -1,13 +1,13 @@
-"""Locks between processes: who holds one is written into it, and who waits for one says so.
+"""Locks between processes and threads; a lock file names its holder, and a process that waits reports for whom.
 
-The locks are those of ``flock(2)``: the kernel releases them when the process ends, however it ends. On NFS, Linux
-turns them into byte-range locks that hold between hosts, if the mount has a lock service; on a mount with ``nolock`` or
-``local_lock`` they hold within one host alone, so there only one host at a time should write to a folder.
+The locks are those of filelock: ``flock(2)`` on Linux and macOS, ``LockFileEx`` on Windows. The kernel releases them
+when the process ends, however it ends. On NFS, Linux turns them into byte-range locks that hold between hosts if the
+mount has a lock service; on a mount with ``nolock`` or ``local_lock`` they hold within one host, so only one host at a
+time should write to a folder there.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dd_plugins.api.atomic import host_name, no_symbolic_link, process_fields
+from filelock import BaseFileLock, FileLock, Timeout
+
+from dd_plugins.api.atomic import host_name, is_stopped, no_symbolic_link
 from dd_plugins.api.faults import shortened
 
 POLL_SECONDS = 0.2  # between two attempts to get a lock
@@ -28,21 +30,25 @@ MOST_BYTES = 4096  # read of a lock file
 logger = logging.getLogger(__name__)
 
 
+class _Replaced(Exception):
+    """The lock file was removed or replaced between opening and locking it."""
+
+
 @contextmanager
 def locked(file: Path, what: str | None = None, poll: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Keeps other processes and threads out of what the file stands for.
+    """Excludes other processes and threads from what the file stands for.
 
     The lock is released when the process ends, however it ends. A process that is stopped (SIGSTOP) keeps it.
 
     Args:
-        file: Is made if it is not there, and stays; names the holder as JSON.
+        file: Created if it does not exist, and kept; names the holder as JSON.
         what: What another process may be making, to wait for it: a warning says for what and for whom after a second,
             and again every minute. None: raise instead of waiting.
-        poll: Called again and again while waiting; what it raises ends the wait.
+        poll: Called repeatedly while waiting; an exception that it raises ends the wait.
 
     Raises:
         BlockingIOError: If another process holds it, and ``what`` is None.
-        OSError: If the file cannot be made, or its file system has no locks; names the file.
+        OSError: If the file cannot be created, or its file system has no locks; names the file.
     """
     reported, wait = time.monotonic(), FIRST_NOTICE_SECONDS
     while (held := _acquired(file)) is None:
@@ -56,40 +62,48 @@ def locked(file: Path, what: str | None = None, poll: Callable[[], None] = lambd
     try:
         yield
     finally:
-        fcntl.flock(held, fcntl.LOCK_UN)  # a forked process that has the descriptor, too, would keep it
-        os.close(held)
+        held.release()
 
 
 def holder(file: Path) -> str:
     """Who holds a lock, such as ``process 4711 on host-a since 2026-01-31T12:00:00``, and whether it is stopped."""
     try:
-        with file.open("rb") as opened:
-            found = json.loads(opened.read(MOST_BYTES))
+        with file.open("rb", buffering=0) as opened:
+            opened.seek(1)  # on Windows the first byte is what is locked, and cannot be read
+            found = json.loads(b"{" + opened.read(MOST_BYTES))
         pid, host, since = int(found["pid"]), str(found["host"]), str(found["since"])
-        stopped = found["owner"] == host_name() and process_fields(pid)[:1] in (["T"], ["t"])
+        stopped = found["owner"] == host_name() and is_stopped(pid)
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return "another process"
     return f"process {pid}{' (stopped)' if stopped else ''} on {shortened(host, 64)} since {shortened(since, 32)}"
 
 
-def _acquired(file: Path) -> int | None:
-    """A descriptor that holds the lock; None if another process has it."""
+def _acquired(file: Path) -> BaseFileLock | None:
+    """The lock; None if another process or thread has it."""
     file.parent.mkdir(parents=True, exist_ok=True)
+
+    def sign(descriptor: int) -> None:
+        if not _is_still(file, descriptor):
+            raise _Replaced
+        _sign(descriptor)
+
     while True:
-        descriptor = no_symbolic_link(str(file), os.O_RDWR | os.O_CREAT)
+        os.close(no_symbolic_link(str(file), os.O_RDWR | os.O_CREAT))
+        lock = FileLock(
+            file, timeout=0, thread_local=False, fallback_to_soft=False, preserve_lock_file=True, on_acquired=sign
+        )
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(file, descriptor):
-                _sign(descriptor)
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
+            lock.acquire()
+        except Timeout:
+            if file.exists():
+                return None
+        except _Replaced:
+            continue
         except OSError as error:
-            os.close(descriptor)
             error.filename = str(file)
             raise
-        os.close(descriptor)  # was removed before it was locked
+        else:
+            return lock
 
 
 def _is_still(file: Path, descriptor: int) -> bool:
@@ -104,4 +118,5 @@ def _sign(descriptor: int) -> None:
     about = {"host": socket.gethostname(), "owner": host_name(), "pid": os.getpid(), "since": since}
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{json.dumps(about)}\n".encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, f"{json.dumps(about)}\n".encode())
