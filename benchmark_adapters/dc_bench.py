@@ -112,7 +112,7 @@ class DCBench(Benchmark):
         The IPC in names is that of the elements that were stored, rounded, at least 1; decoded images may be more.
         """
         data = synthetic.data
-        ipc = max(1, round(synthetic.ledger.elements / StorageBudget.for_ipc(data, 1).elements))
+        ipc = max(1, round(synthetic.ledger.elements / StorageBudget.ipc(data, 1).elements))
         return self._write(synthetic, _numbers(data), ipc, folder)
 
     def load(self, folder: Path, cell: Cell) -> SyntheticSet:

@@ -22,7 +22,7 @@ def random_subset(real: RealData, per_class: int, seed: int, device: torch.devic
         device: Where its images go.
     """
     counts = [min(per_class, size) for size in real.train.class_sizes()]
-    budget = StorageBudget.for_ipc(real.spec, per_class)
+    budget = StorageBudget.ipc(real.spec, per_class)
     subset = registry.load("parameterization", "pixel")(real.spec, budget, counts=counts)
     subset.to(device).reset(make_generator(seed_for("random subset", seed)), real)
     return SyntheticSet(RANDOM, real.spec, subset.decode(), subset.labels, subset.storage())

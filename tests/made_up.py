@@ -85,6 +85,6 @@ def make_container(kind, spec=None, ipc=5, seed=0, **config):
     """A container of 4 classes with 5 noisy images each."""
     plugin, defaults = CONTAINERS[kind]
     spec = spec or make_spec()
-    container = plugin(spec, StorageBudget.for_ipc(spec, ipc), {"init": "noise", **defaults, **config})
+    container = plugin(spec, StorageBudget.ipc(spec, ipc), {"init": "noise", **defaults, **config})
     container.reset(make_generator(seed), None)
     return container

@@ -51,7 +51,7 @@ def test_it_keeps_the_contract_and_equals_the_whole_decoder(folder):
 def test_a_set_that_begins_with_real_images(folder):
     real = make_real(shape=(3, 16, 16))
     settings = {"prior": str(folder), "init": "encode", "levels": [1], "allow_weak_prior": True}
-    container = GLaD(real.spec, StorageBudget.for_ipc(real.spec, 2), settings)
+    container = GLaD(real.spec, StorageBudget.ipc(real.spec, 2), settings)
     container.prepare(real, context(real))
     container.reset(make_generator(0), real)
     images = container.decode()

@@ -39,14 +39,14 @@ def spec_of(classes, shape):
 def make(plugin, classes, shape, ipc, counts=None, **config):
     """A container that was not reset yet: all zeros."""
     spec = spec_of(classes, shape)
-    return plugin(spec, StorageBudget.for_ipc(spec, ipc), config, counts=counts)
+    return plugin(spec, StorageBudget.ipc(spec, ipc), config, counts=counts)
 
 
 def make_published(kind, seed=0, **config):
     """A container that was reset; all of them get real data, which HaBa and IDC's default need."""
     plugin, ipc, defaults = PUBLISHED[kind]
     real = make_real()
-    container = plugin(real.spec, StorageBudget.for_ipc(real.spec, ipc), {**defaults, **config})
+    container = plugin(real.spec, StorageBudget.ipc(real.spec, ipc), {**defaults, **config})
     container.reset(make_generator(seed), real)
     return container
 
@@ -162,7 +162,7 @@ def test_idc_images_change_with_their_own_tile_alone():
 @pytest.mark.parametrize(("factor", "ipc"), [(1, 5), (2, 4), (3, 2), (4, 1)])
 def test_idc_mix_starts_from_shrunk_real_images(factor, ipc):
     real = make_real(classes=3, shape=(2, 8, 8))
-    container = IDC(real.spec, StorageBudget.for_ipc(real.spec, ipc), {"factor": factor})
+    container = IDC(real.spec, StorageBudget.ipc(real.spec, ipc), {"factor": factor})
     container.reset(make_generator(0), real)
     (height, width), side = (8, 8), ceil(8 / factor)
     source = real.train.pixels[real.train.index].float() / 255
@@ -186,7 +186,7 @@ def test_idc_mix_fills_just_the_tiles_that_are_decoded(side, sizes):
     values = (torch.arange(40) * 6).to(torch.uint8)  # every image of one brightness of its own
     images, labels = values.view(-1, 1, 1, 1).expand(-1, 1, side, side), torch.arange(40) % 2
     real = build_real_data("flat", RawData(images, labels, images[:4], labels[:4], ("a", "b")))
-    container = IDC(real.spec, StorageBudget.for_ipc(real.spec, 1), {"factor": 3})
+    container = IDC(real.spec, StorageBudget.ipc(real.spec, 1), {"factor": 3})
     container.reset(make_generator(0), real)
     for stored in container.images.detach():
         for line in (stored[0, 0], stored[0, :, 0]):
@@ -197,7 +197,7 @@ def test_idc_mix_fills_just_the_tiles_that_are_decoded(side, sizes):
 
 def test_idc_mix_uses_every_real_image_once():
     real = make_real(classes=3, shape=(2, 8, 8))  # 18 training images of each class
-    container = IDC(real.spec, StorageBudget.for_ipc(real.spec, 4))
+    container = IDC(real.spec, StorageBudget.ipc(real.spec, 4))
     container.reset(make_generator(0), real)
     source = real.train.pixels[real.train.index].float() / 255
     shrunk = torch.stack([enlarge(nearest(image, 4, 4), 8, 8) for image in source]).float()
@@ -211,7 +211,7 @@ def test_idc_constant_images_decode_to_themselves(factor):
     labels = torch.arange(3).repeat_interleave(20)
     images = torch.randint(0, 256, (60, 2, 1, 1), generator=make_generator(0)).expand(60, 2, 8, 8).to(torch.uint8)
     real = build_real_data("constant", RawData(images, labels, images[:3], labels[:3], tuple("abc")))
-    container = IDC(real.spec, StorageBudget.for_ipc(real.spec, 1), {"factor": factor})
+    container = IDC(real.spec, StorageBudget.ipc(real.spec, 1), {"factor": factor})
     container.reset(make_generator(0), real)
     decoded = container.decode()
     torch.testing.assert_close(decoded, decoded[:, :, :1, :1].expand_as(decoded), **CLOSE)
@@ -223,7 +223,7 @@ def test_idc_constant_images_decode_to_themselves(factor):
 @pytest.mark.parametrize("config", [{"factor": 2, "init": "real"}, {"factor": 1, "init": "mix"}])
 def test_idc_real_starts_from_whole_real_images(config):
     real = make_real(classes=3, shape=(2, 8, 8))
-    container = IDC(real.spec, StorageBudget.for_ipc(real.spec, 5), config)
+    container = IDC(real.spec, StorageBudget.ipc(real.spec, 5), config)
     container.reset(make_generator(0), real)
     source = real.train.pixels[real.train.index].float() / 255
     _, labels = source_rows(real, source, container.images.detach())
@@ -378,7 +378,7 @@ def test_haba_takes_the_first_choice_that_fits(classes, ipc, shape):
 )
 def test_haba_on_one_channel(shape, ipc, bases, elements):
     real = make_real(10, shape)
-    container = HaBa(real.spec, StorageBudget.for_ipc(real.spec, ipc))
+    container = HaBa(real.spec, StorageBudget.ipc(real.spec, ipc))
     container.reset(make_generator(0), real)
     assert stored(container) == elements <= container.budget.elements
     assert container.counts == (5 * bases,) * 10
@@ -469,7 +469,7 @@ def test_haba_groups_are_the_hallucinators():
 @pytest.mark.parametrize("grey", [False, True])
 def test_haba_starts_from_real_images_and_torch_defaults(grey):
     real = make_real(classes=4, shape=(3, 8, 8), count=30)
-    container = HaBa(real.spec, StorageBudget.for_ipc(real.spec, 8), {"grey": grey, "hallucinators": 2})
+    container = HaBa(real.spec, StorageBudget.ipc(real.spec, 8), {"grey": grey, "hallucinators": 2})
     with torch.no_grad():  # reset leaves nothing of what was there
         container.scale.fill_(7)
         container.shift.fill_(7)

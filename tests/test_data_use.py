@@ -171,10 +171,10 @@ def test_a_reference_that_no_class_is_large_enough_for_is_refused(tmp_path, caps
 
 def test_stored_real_images_are_not_repeated():
     real = uneven(2, 4, 9)
-    container = Real(real.spec, StorageBudget.for_ipc(real.spec, 3))
+    container = Real(real.spec, StorageBudget.ipc(real.spec, 3))
     with pytest.raises(UsageError, match="2 of 3"):
         container.reset(make_generator(0), real)
-    fewer = Real(real.spec, StorageBudget.for_ipc(real.spec, 3), counts=[2, 3, 3])
+    fewer = Real(real.spec, StorageBudget.ipc(real.spec, 3), counts=[2, 3, 3])
     fewer.reset(make_generator(0), real)
     assert len(fewer.decode().flatten(1).unique(dim=0)) == 8
 

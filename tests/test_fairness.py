@@ -76,7 +76,7 @@ class TowardsZero(DifferentiableObjective):
 def test_a_staged_run_resumes_bit_by_bit_wherever_it_was_cut(tmp_path, cut):
     def condensation(folder):
         spec = make_spec()
-        container = TwoStages(spec, StorageBudget.for_ipc(spec, 1), {"init": "noise"})
+        container = TwoStages(spec, StorageBudget.ipc(spec, 1), {"init": "noise"})
         container.reset(make_generator(0), None)
         objective = TowardsZero(spec)
         objective.prepare(None, container.labels, None)
@@ -96,7 +96,7 @@ def test_a_staged_run_resumes_bit_by_bit_wherever_it_was_cut(tmp_path, cut):
 def test_decoding_without_a_graph_is_chunked(monkeypatch):
     monkeypatch.setattr("dd_plugins.api.parameterization.DECODE_CHUNK", 3)
     spec = make_spec()
-    container = HMN(spec, StorageBudget.for_ipc(spec, 5), {"init": "noise"})
+    container = HMN(spec, StorageBudget.ipc(spec, 5), {"init": "noise"})
     container.reset(make_generator(0), None)
     seen, decode = [], container._decode
     monkeypatch.setattr(container, "_decode", lambda index: seen.append(len(index)) or decode(index))

@@ -61,7 +61,7 @@ def context(real, cache=None):
 
 def made(prior, real, cls=HPD, ipc=2, seed=0, **config):
     settings = {"prior": str(prior), "samples": 20, "score_every": 2, **config}
-    container = cls(real.spec, StorageBudget.for_ipc(real.spec, ipc), settings)
+    container = cls(real.spec, StorageBudget.ipc(real.spec, ipc), settings)
     container.prepare(real, context(real, prior))  # its folder keeps the judge, so that it is trained once
     container.reset(make_generator(seed), real)
     return container
@@ -306,7 +306,7 @@ def test_pushing_in_chunks_changes_nothing(prior, real):
     ],
 )
 def test_levels_are_checked_before_a_prior_is_trained(config, told, real):
-    container = HPD(real.spec, StorageBudget.for_ipc(real.spec, 1), config)
+    container = HPD(real.spec, StorageBudget.ipc(real.spec, 1), config)
     with pytest.raises(ConfigError, match=told):
         container.check(Factory(real)(0))
 
@@ -314,8 +314,8 @@ def test_levels_are_checked_before_a_prior_is_trained(config, told, real):
 def test_a_network_that_cannot_judge_is_told_ahead(real):
     network = build_network("mlp", real.spec.image_shape, 4, seed=0)
     with pytest.raises(IncompatibleError, match="no maps at several depths"):
-        HPD(real.spec, StorageBudget.for_ipc(real.spec, 1)).check(network)
-    HPD(real.spec, StorageBudget.for_ipc(real.spec, 1), {"select": "last"}).check(network)
+        HPD(real.spec, StorageBudget.ipc(real.spec, 1)).check(network)
+    HPD(real.spec, StorageBudget.ipc(real.spec, 1), {"select": "last"}).check(network)
 
 
 def test_a_prior_can_be_pinned_and_is_the_same_when_a_run_goes_on(prior, real, tmp_path):
@@ -423,7 +423,7 @@ def test_a_prior_of_its_own_can_be_pinned_by_its_sha256(pinned, real, tmp_path):
     settings = {"recipe": recipe, "allow_weak_prior": True, "select": "last"}
 
     def prepared(**more):
-        container = HPD(real.spec, StorageBudget.for_ipc(real.spec, 2), {**settings, **more})
+        container = HPD(real.spec, StorageBudget.ipc(real.spec, 2), {**settings, **more})
         container.prepare(real, context(real, tmp_path))
         return container.config.prior_sha256
 
@@ -436,7 +436,7 @@ def test_a_prior_of_its_own_can_be_pinned_by_its_sha256(pinned, real, tmp_path):
 
 
 def test_classes_of_no_prior_are_refused(real):
-    container = HPD(real.spec, StorageBudget.for_ipc(real.spec, 2), {"classes": (0, 1, 2, 3)})
+    container = HPD(real.spec, StorageBudget.ipc(real.spec, 2), {"classes": (0, 1, 2, 3)})
     with pytest.raises(ConfigError, match=r"parameterization\.classes"):
         container.check(Factory(real)(0))
 

@@ -21,13 +21,13 @@ def spec_of(height, width, channels=3, classes=3):
 
 
 def made(spec, ipc=10, **config):
-    container = HMN(spec, StorageBudget.for_ipc(spec, ipc), {"init": "noise", "max_images_per_class": 4, **config})
+    container = HMN(spec, StorageBudget.ipc(spec, ipc), {"init": "noise", "max_images_per_class": 4, **config})
     container.reset(make_generator(0), None)
     return container
 
 
 def sizes_of(spec, ipc=10):
-    return find_sizes(spec, StorageBudget.for_ipc(spec, ipc).elements, FREE)
+    return find_sizes(spec, StorageBudget.ipc(spec, ipc).elements, FREE)
 
 
 @pytest.mark.parametrize(("side", "grid"), [(8, 4), (16, 4), (28, 7), (32, 4), (48, 6), (64, 8), (128, 8), (224, 14)])
@@ -57,7 +57,7 @@ def test_any_height_and_width(height, width, grid, doublings):
     assert (found.memory_shape(spec), len(found.widths)) == (grid, doublings)
     assert found.instance(spec) == found.instance_channels * grid[0] * grid[1]
     if doublings:  # a decoder that images share leaves room for many of them
-        assert found.images_per_class(spec, StorageBudget.for_ipc(spec, 10).elements) > 50
+        assert found.images_per_class(spec, StorageBudget.ipc(spec, 10).elements) > 50
 
 
 @pytest.mark.parametrize(("height", "width"), [(33, 33), (24, 32), (7, 40), (9, 12), (5, 3)])

@@ -207,7 +207,7 @@ def test_what_cannot_be_sized_is_built_as_ever(tmp_path):
 @pytest.mark.parametrize("container", [*CONTAINERS, "real"])
 def test_shapes_are_those_of_real_containers(container):
     cls = registry.load("parameterization", container)
-    budget = StorageBudget.for_ipc(SPEC, 4)
+    budget = StorageBudget.ipc(SPEC, 4)
     with shapes_only(container):
         sized = cls(SPEC, budget)
     made = cls(SPEC, budget)
@@ -233,7 +233,7 @@ def test_counting_a_network_draws_no_number():
 
 def hostile(**changes):
     """A header that is changed, with the tensors of a set of one pixel image per class."""
-    header = StoredHeader("pixel", {}, SPEC, StorageBudget.for_ipc(SPEC, 1), (1,) * 10)
+    header = StoredHeader("pixel", {}, SPEC, StorageBudget.ipc(SPEC, 1), (1,) * 10)
     return replace(header, **changes), {"images": torch.zeros(10, 3, 32, 32)}
 
 

@@ -239,7 +239,7 @@ def test_loss_falls_on_one_network(kind, lr, real):
     settings = {"dc": {"outer": 1}, "dsa": {"outer": 1, "strategy": "none"}}
     settings = settings.get(kind, {"network_updates": 0, "strategy": "none", "batch_syn": 9})
     objective = make(kind, real, 2, factory=Factory(real, fixed=1), settings={"batch_real": 18, **settings})
-    container = Pixel(real.spec, StorageBudget.for_ipc(real.spec, 2), {"init": "noise"})
+    container = Pixel(real.spec, StorageBudget.ipc(real.spec, 2), {"init": "noise"})
     container.reset(make_generator(0), None)
     optimizer, losses = torch.optim.SGD(container.parameters(), lr), []
     for step in range(20):

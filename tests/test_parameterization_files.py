@@ -152,7 +152,7 @@ def test_files_over_budget_are_refused(saved):
     wide = container.double().storage()  # as many elements, twice the bytes
     with pytest.raises(StorageBudgetExceeded):
         wide.enforce(StorageBudget(ledger.elements), "it")
-    pixels = Pixel(make_spec(), StorageBudget.for_ipc(make_spec(), 2), counts=(2, 2, 2, 3))
+    pixels = Pixel(make_spec(), StorageBudget.ipc(make_spec(), 2), counts=(2, 2, 2, 3))
     with pytest.raises(StorageBudgetExceeded, match=r"\+512 elements"):
         pixels.storage().enforce(pixels.budget, "pixel")
 
@@ -165,7 +165,7 @@ def test_files_over_budget_are_refused(saved):
 def test_only_the_seed_decides(kind, init):
     real, before = make_real(), torch.get_rng_state()
     plugin, config = CONTAINERS[kind]
-    budget, config = StorageBudget.for_ipc(real.spec, 12), {**config, "init": init}
+    budget, config = StorageBudget.ipc(real.spec, 12), {**config, "init": init}
     one, two, three = (plugin(real.spec, budget, config) for _ in range(3))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     for container, seed in ((one, 1), (two, 1), (three, 2)):
@@ -180,7 +180,7 @@ def test_only_the_seed_decides(kind, init):
 
 def test_pixels_start_from_different_real_images_of_their_class():
     real = make_real()
-    container = Pixel(real.spec, StorageBudget.for_ipc(real.spec, 6))
+    container = Pixel(real.spec, StorageBudget.ipc(real.spec, 6))
     container.reset(make_generator(0), real)
     images, source = container.decode(), real.train.images()
     rows = [(source == image).flatten(1).all(1).nonzero().item() for image in images]
@@ -203,7 +203,7 @@ def test_pixels_start_from_noise_and_are_clamped_if_asked():
 @pytest.mark.parametrize("kind", list(CONTAINERS))
 def test_real_start_needs_real_data(kind):
     plugin, config = CONTAINERS[kind]
-    container = plugin(make_spec(), StorageBudget.for_ipc(make_spec(), 5), {**config, "init": "real"})
+    container = plugin(make_spec(), StorageBudget.ipc(make_spec(), 5), {**config, "init": "real"})
     with pytest.raises(UsageError, match="needs real data"):
         container.reset(make_generator(0), None)
 
@@ -215,7 +215,7 @@ def test_hmn_warm_start_fits_real_images():
     real, errors = build_real_data("one picture a class", raw), []
     for steps in (0, 80):
         config = {"max_images_per_class": 5, "warm_start_steps": steps, "warm_start_batch": 16}
-        container = HMN(real.spec, StorageBudget.for_ipc(real.spec, 20), config)
+        container = HMN(real.spec, StorageBudget.ipc(real.spec, 20), config)
         container.reset(make_generator(0), real)
         errors.append(float((container.decode() - real.spec.normalize(pictures)[container.labels]).square().mean()))
     assert errors[1] < 0.5 * errors[0]

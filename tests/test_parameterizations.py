@@ -43,7 +43,7 @@ def stored(container):
 @pytest.mark.parametrize(("classes", "side", "ipc", "sizes", "shared", "instance", "images", "used"), TABLE)
 def test_published_sizes_to_the_float(classes, side, ipc, sizes, shared, instance, images, used):
     spec, size = make_spec(classes, side, 3), Sizes(*sizes)
-    budget = StorageBudget.for_ipc(spec, ipc)
+    budget = StorageBudget.ipc(spec, ipc)
     assert (size.shared(spec), size.instance(spec)) == (shared, instance)
     assert size.images_per_class(spec, budget.elements) == images
     assert shared + classes * images * instance == used <= budget.elements
@@ -69,7 +69,7 @@ class Unallocated(HMN):
 @given(st.integers(2, 200), st.sampled_from([8, 16, 28, 32, 64]), st.sampled_from([1, 3]), st.integers(1, 50))
 def test_whatever_the_search_finds_fits(classes, side, channels, ipc):
     spec = make_spec(classes, side, channels)
-    budget = StorageBudget.for_ipc(spec, ipc)
+    budget = StorageBudget.ipc(spec, ipc)
     try:
         container = Unallocated(spec, budget)
     except BudgetTooSmall as error:
@@ -215,7 +215,7 @@ def test_the_warm_start_tells_how_far_it_is():
     def job(name, total):
         yield lambda done: told.append((name, done, total))
 
-    container = HMN(make_spec(), StorageBudget.for_ipc(make_spec(), 5), {"warm_start_steps": 3})
+    container = HMN(make_spec(), StorageBudget.ipc(make_spec(), 5), {"warm_start_steps": 3})
     container.job = job
     container.reset(make_generator(0), make_real(4, (2, 16, 16)))
     assert told == [("warm start", done, 3) for done in (1, 2, 3)]

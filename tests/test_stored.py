@@ -15,7 +15,7 @@ from dd_plugins.parameterizations.pixel import Pixel
 @pytest.fixture
 def container():
     real = make_real(classes=2, shape=(1, 4, 4))
-    made = Pixel(real.spec, StorageBudget.for_ipc(real.spec, 1))
+    made = Pixel(real.spec, StorageBudget.ipc(real.spec, 1))
     made.data_source = DataSource("folder:my", {"size": 4}, ("ant", "bee"))
     return made
 

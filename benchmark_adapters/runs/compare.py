@@ -85,7 +85,7 @@ def plan(taking_part: Sequence[Contender], shared: Mapping[str, Any], options: O
     for contender, config in _planned(taking_part, shared, 1, None):
         real = load_real(config, options)
         run_id = compute_run_id(config, real.spec.fingerprint)
-        planned = Planned(contender.name, config, StorageBudget.for_ipc(real.spec, config.ipc).elements, run_id)
+        planned = Planned(contender.name, config, StorageBudget.ipc(real.spec, config.ipc).elements, run_id)
         try:
             container = check_plan(config, real)
         except DDPluginsError as error:

@@ -135,7 +135,7 @@ def _prune(
     note = prune_container(container, wanted, source.digest, config, real, folder, options, reporter)
     if source.rows is not None:
         note["rows"] = source.rows[torch.tensor(note["kept"])].tolist()
-    container.budget = StorageBudget.for_ipc(real.spec, config.ipc)
+    container.budget = StorageBudget.ipc(real.spec, config.ipc)
     container.storage().enforce(container.budget.scaled(container.oversize()), f"{source.name}, {keep:g} of it kept,")
     container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
     folder.mark("prune", keep=keep, **note)

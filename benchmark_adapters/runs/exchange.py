@@ -133,7 +133,7 @@ def import_set(
     images, targets = found.images[order], found.targets[order]
     counts = torch.bincount(targets, minlength=real.spec.num_classes).tolist()
     config = config.model_copy(update={"ipc": flags.get("ipc") or max(counts)})
-    budget = StorageBudget.for_ipc(real.spec, config.ipc)
+    budget = StorageBudget.ipc(real.spec, config.ipc)
     if len(targets) * prod(real.spec.image_shape) > budget.elements:
         raise UsageError(
             f"{path}: {len(targets)} images take {len(targets) * prod(real.spec.image_shape)} elements, but the budget "

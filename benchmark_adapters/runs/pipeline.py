@@ -148,7 +148,7 @@ def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Option
     """Rebuilds the set from its file alone, enforces the budget on what the file holds, and decodes it once."""
     stored = load_stored(folder.synthetic)
     ledger = stored.storage()
-    allowed = StorageBudget.for_ipc(real.spec, config.ipc).scaled(stored.oversize())
+    allowed = StorageBudget.ipc(real.spec, config.ipc).scaled(stored.oversize())
     if config.over_budget and config.pruning is None:  # as asked for; every table shows the ratio
         allowed = build_container(config, real).budget
     ledger.enforce(allowed, config.parameterization.name)

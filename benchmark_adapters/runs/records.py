@@ -63,7 +63,7 @@ def new_record(config: RunConfig, data: DataSpec, run_id: str, folder: RunFolder
         "storage": {
             "elements": ledger.elements,
             "bytes": ledger.nbytes,
-            "budget": StorageBudget.for_ipc(data, config.ipc).elements,
+            "budget": StorageBudget.ipc(data, config.ipc).elements,
             "ledger": [asdict(entry) for entry in ledger.entries],
             "priors": made.get("priors", []),
         },

@@ -20,14 +20,14 @@ class StorageBudget:
 
     Example:
         >>> from dd_plugins.api import DataSpec, StorageBudget
-        >>> StorageBudget.for_ipc(DataSpec.example(), ipc=1).elements
+        >>> StorageBudget.ipc(DataSpec.example(), ipc=1).elements
         128
     """
 
     elements: int
 
     @classmethod
-    def for_ipc(cls, data: DataSpec, ipc: int) -> StorageBudget:
+    def ipc(cls, data: DataSpec, ipc: int) -> StorageBudget:
         """The budget of ``ipc`` uncompressed images per class: IPC x classes x C x H x W elements."""
         if ipc < 1:
             raise UsageError(f"Expected ipc (images per class) to be at least 1, but got {ipc}")
@@ -37,6 +37,11 @@ class StorageBudget:
     def nbytes(self) -> int:
         """The budget in bytes."""
         return self.elements * BYTES_PER_ELEMENT
+
+    @property
+    def bits(self) -> int:
+        """The budget in bits."""
+        return self.nbytes * 8
 
     def scaled(self, factor: float) -> StorageBudget:
         """A budget of ``factor`` times the elements, rounded down (over-budget condensation)."""

@@ -22,7 +22,7 @@ def build_container(config: RunConfig, real: RealData, *, within: bool = False) 
         within: The container as it is within the true budget, whatever ``over_budget`` says.
     """
     name = config.parameterization.name
-    budget = StorageBudget.for_ipc(real.spec, config.ipc)
+    budget = StorageBudget.ipc(real.spec, config.ipc)
     made: Parameterization = registry.create(
         "parameterization", name, real.spec, budget, config.parameterization.settings
     )

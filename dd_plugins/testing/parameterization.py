@@ -261,7 +261,7 @@ CHECKS: list[Callable[[Subject], None]] = [
 
 
 def _allocate(subject: Subject, real: RealData, ipc: int) -> Parameterization:
-    made: Parameterization = subject.plugin(real.spec, StorageBudget.for_ipc(real.spec, ipc), subject.config)
+    made: Parameterization = subject.plugin(real.spec, StorageBudget.ipc(real.spec, ipc), subject.config)
     return made
 
 
