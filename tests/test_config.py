@@ -104,6 +104,8 @@ def test_an_exchanged_network_of_the_protocol_loses_the_settings_of_the_former(t
         ("optimizer.schedul=cosine", ["optimizer.schedul", "schedule"]),
         ("protocol.train.epoch=3", ["protocol.train.epoch", "epochs"]),
         ("protocol.network.widht=3", ["protocol.network.widht", "width"]),
+        ("protocol.epochs=3", ["protocol.epochs", "did you mean protocol.train.epochs?"]),
+        ("optimizer.steps=3", ["optimizer.steps", "did you mean steps?"]),
         ("stepz=3", ["stepz", "steps"]),
         ("steps.many=3", ["steps.many"]),
         ("optimizer.lr=fast", ["optimizer.lr", "'fast'", "number"]),

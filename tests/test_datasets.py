@@ -261,6 +261,8 @@ def test_unknown_names_and_arguments(tmp_path):
         load("digits:x", tmp_path)
     with pytest.raises(UsageError, match=r"unknown configuration key data\.sise; did you mean size"):
         load("folder:x", tmp_path, config={"sise": 3})
+    with pytest.raises(UsageError, match=r"data\.KEY; known keys: as, classes, .*test_fraction, zca$"):
+        load("folder:x", tmp_path, config={"KEY": 3})
 
 
 def test_root_and_cache_come_from_the_environment(tmp_path, monkeypatch):
@@ -561,7 +563,23 @@ def test_some_classes_alone_and_in_another_order(tmp_path, kind):
                 assert len(found) == len(expected)
 
 
-@pytest.mark.parametrize("classes", [[0, 3], [1, 1], [-1, 0]])
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_classes_by_name_are_those_by_number(tmp_path, kind):
+    folder = write_both(tmp_path / "made")
+    numbered = load(f"{kind}:{folder}", tmp_path, config={"classes": [2, 0]})
+    for classes in (["cat", "ant"], ["Cat", 0]):
+        named = load(f"{kind}:{folder}", tmp_path, config={"classes": classes})
+        assert named.spec.fingerprint == numbered.spec.fingerprint
+        assert named.class_names == numbered.class_names
+
+
+def test_a_class_name_that_is_none_is_told_with_all_names_and_numbers(tmp_path):
+    folder = write_both(tmp_path / "made")
+    with pytest.raises(ConfigError, match=r"but found 'cats'; did you mean cat\? \(classes: 0 ant, 1 bee, 2 cat\)"):
+        load(f"folder:{folder}", tmp_path, config={"classes": ["ant", "cats"]})
+
+
+@pytest.mark.parametrize("classes", [[0, 3], [1, 1], [-1, 0], ["cat", 2]])
 def test_classes_that_are_none_are_told(tmp_path, classes):
     folder = write_both(tmp_path / "made")
     with pytest.raises(ConfigError, match=r"data\.classes = .*expected different classes from 0 to 2"):

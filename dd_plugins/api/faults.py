@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -46,7 +46,8 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], path: str) -> str:
     dotted = ".".join([path, *keys] if path else keys)
     if item["type"] == "extra_forbidden":
         known = sorted(_fields_at(model, keys[:-1]))
-        near = difflib.get_close_matches(keys[-1], known, n=3)
+        elsewhere = [each for each in keys_of(model, path) if each.rpartition(".")[2] == keys[-1]]
+        near = elsewhere[:SHOWN] or difflib.get_close_matches(keys[-1], known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known) or 'none'}"
         return f"unknown configuration key {dotted}; {hint}"
     if item["type"] == "missing":
@@ -64,3 +65,13 @@ def _fields_at(model: type[BaseModel], keys: list[str]) -> list[str]:
             return []
         model = inner
     return list(model.model_fields)
+
+
+def keys_of(model: type[BaseModel], section: str = "") -> Iterator[str]:
+    """The dotted keys of all settings, those of nested models included."""
+    for name, field in model.model_fields.items():
+        key, inner = f"{section}.{name}" if section else name, field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from keys_of(inner, key)
+        else:
+            yield key

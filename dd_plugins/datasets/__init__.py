@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import create_model
 from torch import Tensor
 
 from dd_plugins import names, registry
@@ -26,13 +27,22 @@ from dd_plugins.api import (
     RealData,
     UnknownPluginError,
     UsageError,
+    parse_config,
 )
 from dd_plugins.api.faults import shortened
 from dd_plugins.datasets.build import build_real_data, check_raw
 from dd_plugins.datasets.layout import local_path
 from dd_plugins.datasets.zca import find_whitening, whitened
 
-__all__ = ["build_real_data", "find_conventions", "has_colours", "load_dataset", "pixel_values", "split_spec"]
+__all__ = [
+    "build_real_data",
+    "find_conventions",
+    "has_colours",
+    "load_dataset",
+    "pixel_values",
+    "settings_model",
+    "split_spec",
+]
 
 # The settings of every data set, apart from those of its plugin: default and description.
 COMMON_SETTINGS: Mapping[str, tuple[object, str]] = {
@@ -85,6 +95,7 @@ def load_dataset(
     if argument and not plugin_class.takes_argument:
         raise UsageError(f"data set {plugin_spec!r} takes no argument, but got {argument!r}")
     settings = config.model_dump() if isinstance(config, PluginConfig) else dict(config or {})
+    parse_config(settings_model(plugin_class.Config), settings, "data")
     given = dict(settings)
     zca = settings.pop("zca", False)
     if not isinstance(zca, bool):
@@ -108,6 +119,16 @@ def load_dataset(
     real = build_real_data(name, raw, device, who=spec)
     real = whitened(real, cache) if zca else real
     return replace(real, source=DataSource(spec, given, real.class_names))
+
+
+def settings_model(config: type[PluginConfig]) -> type[PluginConfig]:
+    """The model of all settings of a data set: those of its plugin, and the common ones, whose values are not checked.
+
+    Args:
+        config: The ``Config`` of the plugin.
+    """
+    common: dict[str, Any] = {key: (Any, value) for key, (value, _) in COMMON_SETTINGS.items()}
+    return create_model("Data", __base__=config, **common)
 
 
 def find_conventions(known: object, settings: Mapping[str, Any]) -> Conventions:

@@ -28,6 +28,7 @@ from dd_plugins.datasets.build import channel_statistics, hold_out
 from dd_plugins.datasets.images import EncodedImage, Header, decode, read_header
 from dd_plugins.datasets.messages import first_items, first_of
 from dd_plugins.errors import is_out_of_memory
+from dd_plugins.names import matches, near, quoted, suggestion
 from dd_plugins.seeds import make_generator, seed_for
 
 FORMAT = 2  # of the decoded copies; a new number where the same files give other pixels
@@ -42,8 +43,10 @@ class ImageConfig(Dataset.Config):
         default=None, ge=1, description="resize the shorter side to this, and crop the center square"
     )
     mirror: bool = Field(default=True, description="whether an image keeps its label when mirrored left to right")
-    classes: tuple[int, ...] | None = Field(
-        default=None, min_length=2, description="take these classes alone, numbered anew in this order; None: all"
+    classes: tuple[int | str, ...] | None = Field(
+        default=None,
+        min_length=2,
+        description="take these classes alone, by number or name, and number them anew in this order; None: all",
     )
     test_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="share of every class split off for testing if there is no test split"
@@ -161,35 +164,45 @@ def split_off(labels: Tensor, num_classes: int, fraction: float) -> tuple[Tensor
 
 
 def choose_classes(
-    class_names: Sequence[str], classes: Sequence[int]
+    class_names: Sequence[str], classes: Sequence[int | str]
 ) -> tuple[list[str], Callable[[EncodedSplit], EncodedSplit]]:
     """Some classes of a data set, before anything is decoded.
 
     Args:
         class_names: All of them.
-        classes: Numbers of those that stay, in the order of their new numbers.
+        classes: Numbers or names of those that stay, in the order of their new numbers.
 
     Returns:
         Their names, and a function from a split to what stays of it.
 
     Raises:
-        ConfigError: If there is no class of a number, or a number occurs twice.
+        ConfigError: If there is no class of a number or name, or one occurs twice.
     """
-    wrong = [number for number in classes if not 0 <= number < len(class_names) or classes.count(number) > 1]
+    numbers = [_class_number(class_names, each) for each in classes]
+    wrong = [given for given, number in zip(classes, numbers, strict=True) if number < 0 or numbers.count(number) > 1]
     if wrong:
+        known = first_of([f"{number} {name}" for number, name in enumerate(class_names)], ", ")
         raise ConfigError(
-            f"data.classes = {list(classes)}: expected different classes from 0 to {len(class_names) - 1}, "
-            f"but found {wrong[0]}"
+            f"data.classes = {list(classes)}: expected different classes from 0 to {len(class_names) - 1} or their "
+            f"names, but found {quoted(wrong[0])}{suggestion(near(str(wrong[0]), class_names))} (classes: {known})"
         )
     renamed = torch.full((len(class_names),), -1)
-    renamed[list(classes)] = torch.arange(len(classes))
+    renamed[numbers] = torch.arange(len(numbers))
 
     def chosen(split: EncodedSplit) -> EncodedSplit:
         labels = renamed[split.labels]
         kept = (labels >= 0).tolist()
         return EncodedSplit(labels[labels >= 0], lambda: compress(split.images(), kept))
 
-    return [class_names[number] for number in classes], chosen
+    return [class_names[number] for number in numbers], chosen
+
+
+def _class_number(class_names: Sequence[str], given: int | str) -> int:
+    """The number of a class that is given by number or, ignoring case, by name; -1 if there is none."""
+    if isinstance(given, int):
+        return given if 0 <= given < len(class_names) else -1
+    found = matches(given, class_names)
+    return list(class_names).index(found[0]) if len(found) == 1 else -1
 
 
 def decode_images(images: Images, order: Tensor, train_count: int, cache: Path, config: ImageConfig) -> Decoded:

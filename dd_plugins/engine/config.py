@@ -12,7 +12,7 @@ from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, parse_config
 from dd_plugins.api.faults import shortened
 from dd_plugins.api.reading import dump_yaml, parse_yaml, read_json, read_yaml, validated
-from dd_plugins.datasets import split_spec
+from dd_plugins.datasets import settings_model, split_spec
 from dd_plugins.engine.methods import choose_method, exchanged_container
 from dd_plugins.engine.protocols import PartConfig, Protocol, load_protocol
 from dd_plugins.engine.suggestions import unknown_keys
@@ -191,7 +191,8 @@ def _refuse_unknown(values: Mapping[str, Any], nested: Mapping[str, Any]) -> Non
         name = (nested.get(part) or {}).get("name")
         if isinstance(name, str):
             models[part] = registry.load(kind, name).Config
-    models["data"] = registry.load("dataset", split_spec(str(nested.get("dataset", "digits")))[0]).Config
+    dataset = split_spec(str(nested.get("dataset", "digits")))[0]
+    models["data"] = settings_model(registry.load("dataset", dataset).Config)
     raise ConfigError(unknown_keys(unknown, models))
 
 

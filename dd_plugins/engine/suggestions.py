@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import BaseModel
 
+from dd_plugins.api.faults import keys_of
 from dd_plugins.names import near, quoted, suggestion
 
 SHOWN, CHOICES = 10, 4
@@ -38,13 +39,3 @@ def similar(key: str, known: Iterable[str]) -> list[str]:
         same = [each for each in known if each.rpartition(".")[2] in leaves]
     ranked = sorted(same, key=lambda each: -difflib.SequenceMatcher(None, key, each).ratio())
     return ranked[:CHOICES]
-
-
-def keys_of(model: type[BaseModel], section: str) -> Iterator[str]:
-    """The dotted keys of all settings, those of nested models included."""
-    for name, field in model.model_fields.items():
-        key, inner = f"{section}.{name}" if section else name, field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from keys_of(inner, key)
-        else:
-            yield key
