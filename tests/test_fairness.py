@@ -13,6 +13,7 @@ from dd_plugins.api import (
     DifferentiableObjective,
     RawData,
     Stage,
+    Staged,
     StorageBudget,
     StorageLedger,
     SyntheticSet,
@@ -54,7 +55,7 @@ def test_a_validation_score_tells_so_by_its_protocols_name():
     assert resolve({}, ["protocol.split=validation"]).protocol.name == "quick[split=validation]"
 
 
-class TwoStages(Pixel):
+class TwoStages(Staged, Pixel):
     """Pixels in two stages of unequal length."""
 
     api_version = 2
@@ -94,7 +95,7 @@ def test_a_staged_run_resumes_bit_by_bit_wherever_it_was_cut(tmp_path, cut):
 
 
 def test_decoding_without_a_graph_is_chunked(monkeypatch):
-    monkeypatch.setattr("dd_plugins.api.parameterization.DECODE_CHUNK", 3)
+    monkeypatch.setattr("dd_plugins.api.decoding.DECODE_CHUNK", 3)
     spec = make_spec()
     container = HMN(spec, StorageBudget.ipc(spec, 5), {"init": "noise"})
     container.reset(make_generator(0), None)

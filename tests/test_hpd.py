@@ -102,7 +102,7 @@ def test_stages_are_all_levels_and_the_pixels(prior, real):
 def test_a_level_change_leaves_the_images_alone(prior, real):
     container = made(prior, real, select="last")
     for stage in container.stages():
-        before = container.decode() if container._level is not None else None
+        before = container.decode() if container._latents is not None else None
         container.enter_stage(stage)
         if before is not None:
             assert (container.decode() - before).abs().max() < 1e-5
@@ -165,7 +165,7 @@ def test_one_image_of_a_class_begins_at_the_mean_of_all_samples(prior, real):
     torch.randint(2**31, (), generator=drawn)
     for label in range(4):
         samples = container.prior.sample_styles(torch.full((50,), label), drawn)
-        torch.testing.assert_close(container._styles[0][label], samples[0].mean(0), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(container._latents.styles[0][label], samples[0].mean(0), atol=1e-5, rtol=1e-5)
 
 
 def test_every_centre_has_samples_even_if_all_are_alike():
@@ -184,7 +184,7 @@ def test_candidates_are_copies(prior, real):
     score, state = float(best["score"]), best["state"].clone()
     learn(container, 6, target=torch.full((8, 2, 8, 8), 30.0))  # away from all real images
     assert torch.equal(container._seen.of_stage["state"], state)
-    assert not torch.equal(container._state, state)
+    assert not torch.equal(container._latents.state, state)
     container.enter_stage(container.stages()[1])
     torch.testing.assert_close(container._judge(container.decode(), container.labels), score, rtol=1e-4, atol=1e-6)
 
@@ -199,7 +199,7 @@ def test_the_best_images_of_all_stages_win(prior, real):
 
 def test_the_record_tells_when_each_stage_was_best(prior, real):
     container = through(made(prior, real, score_every=1), steps=3)
-    told, found = container.learned(), container.candidates()
+    told, found = container.summary(), container.candidates()
     for level, name in ((0, "level 0"), (3, "level 3"), (-1, "pixels")):
         of_stage = [(score, taken) for at, taken, score in found if at == level]
         assert {taken for _, taken in of_stage} == {0, 1, 2, 3}
@@ -246,8 +246,8 @@ def test_clipping_does_nothing_unless_asked_for(prior, real, caplog):
         with caplog.at_level("INFO", "dd_plugins"):
             learn(container, 1)
     limit = 0.01 * held.prior.scales()[1][0]
-    assert held._state.abs().max() <= limit * 1.0001
-    assert free._state.abs().max() > limit
+    assert held._latents.state.abs().max() <= limit * 1.0001
+    assert free._latents.state.abs().max() > limit
     assert "clipped" in caplog.text
 
 
@@ -275,8 +275,8 @@ def test_images_are_in_model_space(prior, real):
     pixels = real.spec.denormalize(container.decode())
     assert pixels.min() >= -1e-5
     assert pixels.max() <= 1 + 1e-5
-    styles = tuple(style.detach() for style in container._styles)
-    torch.testing.assert_close(pixels, container.prior.decode_from(0, container._state.detach(), styles))
+    styles = tuple(style.detach() for style in container._latents.styles)
+    torch.testing.assert_close(pixels, container.prior.decode_from(0, container._latents.state.detach(), styles))
 
 
 def test_no_graph_of_the_generator_is_held_while_images_are_matched(prior, real):
@@ -285,7 +285,7 @@ def test_no_graph_of_the_generator_is_held_while_images_are_matched(prior, real)
     images = container.decode(for_backward=True)
     assert container._graph is None
     container.backward(torch.arange(len(images)), torch.ones_like(images))
-    assert container._state.grad.abs().max() > 0
+    assert container._latents.state.grad.abs().max() > 0
 
 
 def test_pushing_in_chunks_changes_nothing(prior, real):
@@ -294,7 +294,7 @@ def test_pushing_in_chunks_changes_nothing(prior, real):
     for container in (whole, parts):
         for stage in container.stages()[:3]:
             container.enter_stage(stage)
-    torch.testing.assert_close(whole._state, parts._state, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(whole._latents.state, parts._latents.state, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_prior_can_be_pinned_and_is_the_same_when_a_run_goes_on(prior, real, t
 def test_images_that_are_no_numbers_end_the_run(prior, real):
     container = made(prior, real)
     container.enter_stage(container.stages()[0])
-    container._state.data[0] = float("nan")
+    container._latents.state.data[0] = float("nan")
     container.project()
     with pytest.raises(DivergedError, match="NaN or infinite images in the level 0 stage"):
         container.project()  # a candidate is looked at every second step
@@ -351,7 +351,7 @@ def test_images_that_are_no_numbers_end_the_run(prior, real):
 def test_a_state_that_is_no_number_is_not_carried_to_another_level(cls, prior, real):
     container = made(prior, real, HPD, select="last") if cls is HPD else made(prior, real, GLaD)
     container.enter_stage(container.stages()[0])
-    container._state.data[0] = float("nan")
+    container._latents.state.data[0] = float("nan")
     with pytest.raises(DivergedError, match="NaN or infinite state at level"):
         container.enter_stage(Stage("level 3", 1.0))
 
@@ -359,7 +359,7 @@ def test_a_state_that_is_no_number_is_not_carried_to_another_level(cls, prior, r
 def test_clipping_hides_no_infinite_state(prior, real):
     container = made(prior, real, select="last", clip=5.0)
     container.enter_stage(container.stages()[0])
-    container._state.data[0] = float("inf")
+    container._latents.state.data[0] = float("inf")
     with pytest.raises(DivergedError, match="NaN or infinite state at level 0"):
         container.project()
 

@@ -8,7 +8,7 @@ from test_odd_data import folder
 from tiny_runs import command
 from torch.nn import functional
 
-from dd_plugins.api import ConfigError, DataSpec, StorageBudget
+from dd_plugins.api import ConfigError, DataSpec, StorageBudget, float32_cost
 from dd_plugins.parameterizations.hmn import HMN
 from dd_plugins.parameterizations.hmn_sizes import Sizes, find_sizes
 from dd_plugins.seeds import make_generator
@@ -27,7 +27,7 @@ def made(spec, ipc=10, **config):
 
 
 def sizes_of(spec, ipc=10):
-    return find_sizes(spec, StorageBudget.ipc(spec, ipc).elements, FREE)
+    return find_sizes(spec, StorageBudget.ipc(spec, ipc), FREE, float32_cost)
 
 
 @pytest.mark.parametrize(("side", "grid"), [(8, 4), (16, 4), (28, 7), (32, 4), (48, 6), (64, 8), (128, 8), (224, 14)])
@@ -57,7 +57,7 @@ def test_any_height_and_width(height, width, grid, doublings):
     assert (found.memory_shape(spec), len(found.widths)) == (grid, doublings)
     assert found.instance(spec) == found.instance_channels * grid[0] * grid[1]
     if doublings:  # a decoder that images share leaves room for many of them
-        assert found.images_per_class(spec, StorageBudget.ipc(spec, 10).elements) > 50
+        assert StorageBudget.ipc(spec, 10).elements > found.shared(spec) + 50 * spec.num_classes * found.instance(spec)
 
 
 @pytest.mark.parametrize(("height", "width"), [(33, 33), (24, 32), (7, 40), (9, 12), (5, 3)])

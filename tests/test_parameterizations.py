@@ -1,6 +1,7 @@
 """HMN and pixels: exact sizes, the budget, decoding row by row, pruning, files, gradients in chunks and seeds."""
 
 from contextlib import contextmanager
+from math import prod
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 from made_up import CONTAINERS, make_container, make_real, make_spec
 from torch.nn import functional
 
-from dd_plugins.api import BudgetTooSmall, ConfigError, StorageBudget, UsageError
+from dd_plugins.api import BudgetTooSmall, ConfigError, StorageBudget, UsageError, float32_cost
 from dd_plugins.parameterizations.hmn import HMN
-from dd_plugins.parameterizations.hmn_sizes import Sizes
+from dd_plugins.parameterizations.hmn_sizes import Sizes, grid_shape
 from dd_plugins.parameterizations.pixel import Pixel
 from dd_plugins.seeds import make_generator
 
@@ -45,24 +46,16 @@ def test_published_sizes_to_the_float(classes, side, ipc, sizes, shared, instanc
     spec, size = make_spec(classes, side, 3), Sizes(*sizes)
     budget = StorageBudget.ipc(spec, ipc)
     assert (size.shared(spec), size.instance(spec)) == (shared, instance)
-    assert size.images_per_class(spec, budget.elements) == images
+    config = HMN.Config(**dict(zip(Sizes.__dataclass_fields__, sizes, strict=True)), init="noise")
+    plan = HMN.plan(spec, budget, config, float32_cost)
+    assert plan.counts == (images,) * classes
     assert shared + classes * images * instance == used <= budget.elements
     if used > 4e5:
         return
-    names = Sizes.__dataclass_fields__
-    container = HMN(spec, budget, {**dict(zip(names, sizes, strict=True)), "init": "noise"})
-    assert container.counts == (images,) * classes
+    container = HMN(spec, budget, plan=plan)
     assert stored(container) == container.storage().elements == used
     container.reset(make_generator(0), None)
     assert container.decode(torch.tensor([0, classes * images - 1])).shape == (2, 3, side, side)
-
-
-class Unallocated(HMN):
-    """Shapes without memory."""
-
-    def build(self, num_images):
-        with torch.device("meta"):
-            super().build(num_images)
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -71,13 +64,14 @@ def test_whatever_the_search_finds_fits(classes, side, channels, ipc):
     spec = make_spec(classes, side, channels)
     budget = StorageBudget.ipc(spec, ipc)
     try:
-        container = Unallocated(spec, budget)
+        plan = HMN.plan(spec, budget, HMN.Config(), float32_cost)
     except BudgetTooSmall as error:
         assert str(budget.elements) in str(error)  # noqa: PT017
         return
-    container.storage().enforce(budget, "hmn")
-    assert stored(container) + classes * container.sizes.instance(spec) > budget.elements  # not one more would fit
-    assert min(container.counts) >= 1
+    elements = sum(prod(shape) for shape, _ in HMN.shapes(spec, plan.counts, plan.config).values())
+    instance = plan.config.instance_channels * prod(grid_shape(spec, len(plan.config.widths)))
+    assert elements <= budget.elements < elements + classes * instance  # not one more would fit
+    assert min(plan.counts) >= 1
 
 
 def test_bad_sizes_and_small_budgets_are_refused():

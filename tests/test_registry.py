@@ -24,8 +24,8 @@ class LowRank(Parameterization):
 
     api_version = 2
 
-    def images_per_class(self): return 1
-    def build(self, num_images): pass
+    @classmethod
+    def shapes(cls, data, counts, config): return {}
     def reset(self, generator, real): pass
     def _decode(self, index): return index
 '''
@@ -132,7 +132,7 @@ def test_record_hashes_the_source(install, tmp_path):
 
 
 def _needing(line):
-    return GOOD.replace("    def images_per_class", f"    {line}\n    def images_per_class")
+    return GOOD.replace("    def reset", f"    {line}\n    def reset")
 
 
 @pytest.mark.parametrize("line", ['needs = "no_such_module"', 'needs: ClassVar[str] = "no_such_module"'])

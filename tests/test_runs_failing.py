@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,8 +78,10 @@ class Greedy(Pixel):
 
     api_version = 2
 
-    def images_per_class(self):
-        return 2 * super().images_per_class()
+    @classmethod
+    def plan(cls, data, budget, config, cost):
+        plan = super().plan(data, budget, config, cost)
+        return replace(plan, counts=tuple(2 * count for count in plan.counts))
 
 
 class Replaces(Pixel):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from math import prod
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -21,8 +21,10 @@ from dd_plugins.api import (
     PruningStrategy,
     RawData,
     Stage,
+    Staged,
     StorageLedger,
     SyntheticSet,
+    TensorSpec,
     read_tensors,
     write_tensors,
 )
@@ -51,13 +53,12 @@ class Mixture(Parameterization):
 
         rank: int = Field(6, description="shared images")
 
-    def images_per_class(self):
-        shared = self.config.rank * prod(self.data.image_shape)
-        return (self.budget.elements - shared) // (self.data.num_classes * self.config.rank)
-
-    def build(self, num_images):
-        self.shared = nn.Parameter(torch.zeros(self.config.rank, *self.data.image_shape))
-        self.weights = nn.Parameter(torch.zeros(num_images, self.config.rank))
+    @classmethod
+    def shapes(cls, data, counts, config):
+        return {
+            "shared": TensorSpec((config.rank, *data.image_shape)),
+            "weights": TensorSpec((sum(counts), config.rank)),
+        }
 
     @torch.no_grad()
     def reset(self, generator, real):
@@ -94,17 +95,29 @@ class Greedy(Mixture):
 
     api_version = 2
 
-    def images_per_class(self):
-        return super().images_per_class() + 1
+    @classmethod
+    def plan(cls, data, budget, config, cost):
+        plan = super().plan(data, budget, config, cost)
+        return replace(plan, counts=tuple(count + 1 for count in plan.counts))
 
 
-class DrawsInBuild(Mixture):
-    """Draws where it only shall allocate."""
+class PlansWithTensors(Mixture):
+    """Creates a tensor to count its numbers."""
 
     api_version = 2
 
-    def build(self, num_images):
-        super().build(num_images)
+    @classmethod
+    def resolve(cls, data, budget, config, cost):
+        return config if torch.zeros(data.image_shape).numel() else None
+
+
+class DrawsInBuild(Mixture):
+    """Draws where it should only allocate."""
+
+    api_version = 2
+
+    def build(self):
+        super().build()
         torch.rand(1)
 
 
@@ -136,8 +149,8 @@ class Unordered(Mixture):
 
     api_version = 2
 
-    def build(self, num_images):
-        super().build(num_images)
+    def build(self):
+        super().build()
         self.labels = self.labels.flip(0)
 
 
@@ -165,12 +178,9 @@ class Idle(Mixture):
 
     api_version = 2
 
-    def images_per_class(self):
-        return super().images_per_class() - 1
-
-    def build(self, num_images):
-        super().build(num_images)
-        self.idle = nn.Parameter(torch.zeros(1))
+    @classmethod
+    def shapes(cls, data, counts, config):
+        return {**super().shapes(data, counts, config), "idle": TensorSpec((1,))}
 
 
 class ChunkPenalty(Mixture):
@@ -196,8 +206,8 @@ class Forgetful(Mixture):
 
     api_version = 2
 
-    def build(self, num_images):
-        super().build(num_images)
+    def build(self):
+        super().build()
         self.register_buffer("offset", torch.zeros(self.data.image_shape), persistent=False)
 
     def reset(self, generator, real):
@@ -222,15 +232,15 @@ class Stuck(Mixture):
 
     api_version = 2
 
-    def build(self, num_images):
-        super().build(num_images)
+    def build(self):
+        super().build()
         self.table = torch.eye(self.config.rank)
 
     def _decode(self, index):
         return torch.einsum("nk,kchw->nchw", self.weights[index] @ self.table, self.shared)
 
 
-class HalfStages(Mixture):
+class HalfStages(Staged, Mixture):
     """The shares of its stages do not add up."""
 
     api_version = 2
@@ -826,6 +836,7 @@ WRONG = {
         "declares_its_api_version": UndeclaredParameterization,
         "settings_are_described": Unsettled,
         "fits_its_budget_at_every_ipc": Greedy,
+        "planning_is_arithmetic": PlansWithTensors,
         "build_draws_nothing": DrawsInBuild,
         "reset_is_seeded": SeedsItself,
         "reset_begins_anew": AddsToTheLast,

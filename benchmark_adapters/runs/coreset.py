@@ -136,7 +136,9 @@ def _prune(
     if source.rows is not None:
         note["rows"] = source.rows[torch.tensor(note["kept"])].tolist()
     container.budget = StorageBudget.ipc(real.spec, config.ipc)
-    container.storage().enforce(container.budget.scaled(container.oversize()), f"{source.name}, {keep:g} of it kept,")
+    container.storage().enforce(
+        container.budget.scaled(container.budget_ratio()), f"{source.name}, {keep:g} of it kept,"
+    )
     container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
     folder.mark("prune", keep=keep, **note)
     folder.mark("condense", sha256=folder.digest())

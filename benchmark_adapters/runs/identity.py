@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from dd_plugins import registry
-from dd_plugins.api import parse_config
+from dd_plugins.api import NeedsPrior, parse_config
 from dd_plugins.engine.config import PARTS, RunConfig
 
 
@@ -30,7 +30,7 @@ def compute_run_id(config: RunConfig, fingerprint: str) -> str:
         del content["over_budget"]
     container = registry.load("parameterization", config.parameterization.name)
     settings = parse_config(container.Config, config.parameterization.settings, "parameterization")
-    if outside := list(container.outside(settings)):
+    if issubclass(container, NeedsPrior) and (outside := list(container.external_fingerprints(settings))):
         content["outside"] = outside
     for part, kind in parts.items():
         content[part]["plugin"] = plugin_identity(kind, getattr(config, part).name)

@@ -29,9 +29,12 @@ from dd_plugins.api import (
     Context,
     DDPluginsError,
     DivergedError,
+    Grouped,
+    NeedsPrior,
     Parameterization,
     PluginContractError,
     RealData,
+    Staged,
     StorageBudget,
     SyntheticSet,
     write_atomically,
@@ -130,14 +133,16 @@ def check_plan(config: RunConfig, real: RealData) -> Parameterization:
     """
     estimate_memory(config, real).check()
     container = build_container(config, real)
-    container.storage().enforce(container.budget.scaled(container.oversize()), config.parameterization.name)
+    container.storage().enforce(container.budget.scaled(container.budget_ratio()), config.parameterization.name)
     if config.pruning is not None:
         check_pruning(config, container, build_container(config, real, within=True))
     container.parameter_groups()  # a container with nothing to learn says so
     spec, condensed_on = real.spec, config.network
     matched_on = build_network(condensed_on.name, spec.image_shape, spec.num_classes, condensed_on.settings, seed=0)
-    container.check(matched_on)
-    build_objective(config, real.spec).check(container.labels, container.groups(), matched_on)
+    if isinstance(container, NeedsPrior):
+        container.check(matched_on)
+    groups = container.groups() if isinstance(container, Grouped) else None
+    build_objective(config, real.spec).check(container.labels, groups, matched_on)
     build_augmentation(config.protocol.train, real.spec)
     network = config.protocol.network
     build_network(network.name, spec.image_shape, spec.num_classes, network.settings, seed=0)
@@ -148,7 +153,7 @@ def reload(folder: RunFolder, config: RunConfig, real: RealData, options: Option
     """Rebuilds the set from its file alone, enforces the budget on what the file holds, and decodes it once."""
     stored = load_stored(folder.synthetic)
     ledger = stored.storage()
-    allowed = StorageBudget.ipc(real.spec, config.ipc).scaled(stored.oversize())
+    allowed = StorageBudget.ipc(real.spec, config.ipc).scaled(stored.budget_ratio())
     if config.over_budget and config.pruning is None:  # as asked for; every table shows the ratio
         allowed = build_container(config, real).budget
     ledger.enforce(allowed, config.parameterization.name)
@@ -171,8 +176,10 @@ def _condense(
     for line in told:
         if line:
             reporter.say(line)
-    if container.oversize() > 1:
-        reporter.say(f"{config.parameterization.name}: takes {container.oversize():.3f} times its budget, as asked for")
+    if container.budget_ratio() > 1:
+        reporter.say(
+            f"{config.parameterization.name}: takes {container.budget_ratio():.3f} times its budget, as asked for"
+        )
     if condensation.resumed:
         reporter.say(f"continuing at step {condensation.step} of {config.steps}")
 
@@ -189,7 +196,8 @@ def _condense(
         if not finished:
             at = f"interrupted at step {condensation.step} of {config.steps}; the same command continues"
             raise Interrupted(at, asked())
-    container.finish()
+    if isinstance(container, Staged):
+        container.finish()
     container.save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
     _check_reloaded(container, config, folder)
     folder.mark(
@@ -199,8 +207,8 @@ def _condense(
         seconds=round(condensation.seconds, 2),
         cpu_seconds=round(condensation.cpu_seconds, 2),
         prepare_seconds=round(condensation.prepare_seconds, 2),
-        learned={**objective.learned(), **container.learned()},
-        priors=[asdict(prior) for prior in container.priors()],
+        learned={**objective.learned(), **(container.summary() if isinstance(container, Staged) else {})},
+        priors=[asdict(prior) for prior in (container.priors() if isinstance(container, NeedsPrior) else ())],
         peak_memory_mib=round(peak_memory_mib(options.device), 1),
         losses=_thinned(condensation.losses),
     )
@@ -246,8 +254,9 @@ def start_condensation(
     container = build_container(config, real).to(options.device)
     container.chunk_size, container.job = options.chunk_size, reporter.watch
     preparing = time.perf_counter()
-    with interruptible_jobs(reporter) as job:
-        container.prepare(real, _context(config, real, container, options, job, "parameterization"))
+    if isinstance(container, NeedsPrior):
+        with interruptible_jobs(reporter) as job:
+            container.prepare(real, _context(config, real, container, options, job, "parameterization"))
     objective = build_objective(config, real.spec)
     context = _context(config, real, container, options, reporter.watch, "objective")
     objective.prepare(real, container.labels, context)
@@ -278,7 +287,7 @@ def _context(
         config.steps,
         options.device,
         cache=options.out,
-        groups=container.groups(),
+        groups=container.groups() if isinstance(container, Grouped) else None,
         network=config.network.model_dump(mode="json"),
         job=job,
     )

@@ -21,6 +21,7 @@ from dd_plugins.api import (
     Parameterization,
     PluginContractError,
     PruningStrategy,
+    PruningUnits,
     RealData,
     SyntheticSet,
     UsageError,
@@ -69,7 +70,7 @@ def prune(
     note = prune_container(container, keep, larger.digest(), config, real, folder, options, reporter)
     container.budget, container.data_source = within.budget, within.data_source
     ledger = container.storage()
-    ledger.enforce(within.budget.scaled(container.oversize()), config.parameterization.name)
+    ledger.enforce(within.budget.scaled(container.budget_ratio()), config.parameterization.name)
     container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
     reporter.say(f"pruned: {before} -> {ledger.elements} elements, budget {within.budget.elements}")
     (folder.path / "preview.png").unlink(missing_ok=True)
@@ -129,8 +130,8 @@ def prune_container(
 
 def unit_labels(container: Parameterization) -> tuple[Tensor, Tensor]:
     """What can be dropped alone: the label of every unit, and the unit of every image; int64, on the CPU."""
-    labels, units = container.labels.cpu(), container.units()
-    owners = torch.arange(len(labels)) if units is None else units.cpu()
+    labels = container.labels.cpu()
+    owners = container.units().cpu() if isinstance(container, PruningUnits) else torch.arange(len(labels))
     of_unit = torch.zeros(int(owners.max()) + 1, dtype=torch.int64)
     of_unit[owners] = labels
     return of_unit, owners

@@ -79,7 +79,7 @@ def open_set(stored: str, options: Options) -> StoredSet:
     folder.check_stored()
     config = record["config"]
     container = load_stored(folder.synthetic)
-    allowed = StorageBudget.ipc(container.data, config["ipc"]).scaled(container.oversize())
+    allowed = StorageBudget.ipc(container.data, config["ipc"]).scaled(container.budget_ratio())
     if config.get("over_budget") and "pruning" not in record:  # as asked for
         allowed = container.budget
     container.storage().enforce(allowed, stored)
@@ -95,7 +95,7 @@ def _open_file(path: Path, options: Options) -> StoredSet:
     ipc = elements // (container.data.num_classes * prod(container.data.image_shape))
     if ipc < 1:
         raise UsageError(f"{path}: its budget of {elements} elements is less than one image a class")
-    ledger.enforce(StorageBudget.ipc(container.data, ipc).scaled(container.oversize()), str(path))
+    ledger.enforce(StorageBudget.ipc(container.data, ipc).scaled(container.budget_ratio()), str(path))
     source = container.data_source
     record = {
         "name": path.name,

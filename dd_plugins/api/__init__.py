@@ -1,13 +1,24 @@
 """All that a third party imports: the contracts, the data they pass, and the errors they raise."""
 
 from dd_plugins.api.atomic import check_guarded, guarded, staged, sweep, temporary_folder, write_atomically
+from dd_plugins.api.capabilities import Grouped, NeedsPrior, Prior, PruningUnits, Stage, Staged
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import Conventions, Dataset, DataSource, DataSpec, RawData, RealData, Split
 from dd_plugins.api.files import read_metadata, read_tensors, write_tensors
+from dd_plugins.api.initialization import random_real_images, random_real_rows
 from dd_plugins.api.locks import holder, locked
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context, DifferentiableObjective, Match, MatchingObjective, checked_match
-from dd_plugins.api.parameterization import Parameterization, Prior, Stage
+from dd_plugins.api.parameterization import Parameterization
+from dd_plugins.api.plan import (
+    Cost,
+    Plan,
+    Shapes,
+    TensorSpec,
+    float32_cost,
+    largest,
+    parts_of_images,
+)
 from dd_plugins.api.pruning import PruningStrategy
 from dd_plugins.api.storage import LedgerEntry, StorageBudget, StorageLedger
 from dd_plugins.api.stored import StoredHeader, read_stored
@@ -41,6 +52,7 @@ __all__ = [
     "ConfigError",
     "Context",
     "Conventions",
+    "Cost",
     "DDPluginsError",
     "DataError",
     "DataSource",
@@ -49,41 +61,53 @@ __all__ = [
     "DifferentiableObjective",
     "DivergedError",
     "FolderReplaced",
+    "Grouped",
     "IncompatibleError",
     "LedgerEntry",
     "Match",
     "MatchingObjective",
     "MissingExtraError",
+    "NeedsPrior",
     "Network",
     "NotEnoughMemory",
     "OutOfMemory",
     "Parameterization",
+    "Plan",
     "PluginConfig",
     "PluginContractError",
     "PluginLoadError",
     "Prior",
     "PruningStrategy",
+    "PruningUnits",
     "RawData",
     "RealData",
     "ResumeMismatch",
     "RunLocked",
+    "Shapes",
     "Split",
     "Stage",
+    "Staged",
     "StorageBudget",
     "StorageBudgetExceeded",
     "StorageLedger",
     "StoredHeader",
     "SyntheticFileError",
     "SyntheticSet",
+    "TensorSpec",
     "UnknownPluginError",
     "UntrustedPluginError",
     "UsageError",
     "check_guarded",
     "checked_match",
+    "float32_cost",
     "guarded",
     "holder",
+    "largest",
     "locked",
     "parse_config",
+    "parts_of_images",
+    "random_real_images",
+    "random_real_rows",
     "read_metadata",
     "read_stored",
     "read_tensors",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from typing_extensions import TypeVar
 
 from dd_plugins.api.faults import describe
 from dd_plugins.errors import ConfigError
@@ -44,6 +45,7 @@ def _takes_booleans(annotation: Any) -> bool:
 
 
 Model = TypeVar("Model", bound=BaseModel)
+ConfigT = TypeVar("ConfigT", bound=PluginConfig, default=Any)  # of classes that are generic in their Config
 
 
 def parse_config(model: type[Model], values: Model | Mapping[str, Any] | None, path: str) -> Model:

@@ -29,7 +29,7 @@ class Context:
         device: Where the images are.
         cache: Folder for costly intermediate results that several runs share; None to keep none.
         groups: int64, ``(N,)``: which of its shared components made each synthetic image, where the container has such
-            a structure (:meth:`Parameterization.groups`); else None.
+            a structure (:meth:`Grouped.groups`); else None.
         network: The network's name and settings, which tell apart what is cached for one or another.
         job: Shows how far a costly piece of one-off work is: ``with context.job("experts", total) as update:
             update(done)``.

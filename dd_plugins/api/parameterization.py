@@ -2,81 +2,60 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, Self, cast, final
 
 import torch
 from torch import Generator, Tensor, nn
 
-from dd_plugins.api.config import PluginConfig, parse_config
+from dd_plugins.api.config import ConfigT, PluginConfig, parse_config
 from dd_plugins.api.data import DataSource, DataSpec, RealData
+from dd_plugins.api.decoding import Decoder
 from dd_plugins.api.files import describe_source
-from dd_plugins.api.memory import require_memory, shapes_only
-from dd_plugins.api.network import Network
-from dd_plugins.api.objective import Context
+from dd_plugins.api.memory import require_memory
+from dd_plugins.api.plan import Plan, Planned, float32_cost
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.api.storage import StorageBudget, StorageLedger
 from dd_plugins.api.stored import StoredHeader, check_tensors, read_stored, stored_to_bytes, write_stored
-from dd_plugins.errors import BudgetTooSmall, DDPluginsError, PluginContractError, SyntheticFileError, UsageError
-
-DECODE_CHUNK = 1024  # images decoded at once where no graph is needed and no chunk size is set
+from dd_plugins.errors import PluginContractError, SyntheticFileError, UsageError
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the optimisation: its ``name`` and its ``share`` of all steps (the shares add up to 1)."""
+class Parameterization(Planned[ConfigT], Decoder):
+    """Base of every container: stored tensors, and a decoder from the number of an image to the image.
 
-    name: str
-    share: float = 1.0
+    Authors write :meth:`shapes`, :meth:`reset` and :meth:`_decode`, and :meth:`_keep` if single images can be dropped.
+    Whatever :meth:`stored` returns counts against the budget. Images are ordered by class; their labels follow from the
+    order and cost nothing. What only some containers can do is a base class of its own: ``Staged``, ``NeedsPrior``,
+    ``Grouped``, ``PruningUnits``.
 
-
-@dataclass(frozen=True)
-class Prior:
-    """Frozen pretrained weights that a container needs; reported in a column of their own, never in the budget."""
-
-    where: str
-    sha256: str
-    elements: int
-    licence: str
-    seconds: float = 0.0  # of its training
-
-
-class Parameterization(nn.Module, ABC):
-    """Base of every container: stored tensors, and a decoder from an image's number to the image.
-
-    Authors write :meth:`images_per_class`, :meth:`build`, :meth:`reset` and :meth:`_decode`, and :meth:`_keep` if
-    single images can be dropped. Whatever ``state_dict()`` holds is stored and counts against the budget. Images are
-    ordered by class, their labels follow from the order and cost nothing.
+    ``class Mine(Parameterization["Mine.Config"])`` gives ``self.config`` its type; without it the type is ``Any``.
 
     Attributes:
         data: The data set's spec.
-        budget: The storage budget that :meth:`images_per_class` fills.
-        config: The validated ``Config``.
-        counts: Images of each class, in the order of the classes.
+        budget: The storage budget.
+        layout: The plan that the container is built for: images of each class, and the settings with all sizes.
         data_source: Which data set it is made from, and the names of its classes; kept in the file.
         labels: int64, ``(N,)``; derived from ``counts``, not stored.
         chunk_size: Images decoded with a graph at once; None for all.
-        job: Shows how far a long :meth:`reset` is: ``with self.job("warm start", steps) as update: update(done)``.
+        job: Reports the progress of a long :meth:`reset`:
+            ``with self.job("warm start", steps) as update: update(done)``.
     """
 
     api_version: ClassVar[int]  # declared by each plugin class itself: the release of this contract it is written for
-    keeps_graph: ClassVar[bool] = True  # False: its decoder's graph is never held while images are matched
     check_settings: ClassVar[Mapping[str, Any]] = {}  # what conformance checks run with, where defaults take long
 
     class Config(PluginConfig):
-        """Settings of the container; override with a subclass."""
-
-    labels: Tensor
+        """Settings of the container; override with a subclass of `PluginConfig`."""
 
     def __init__(
         self,
         data: DataSpec,
         budget: StorageBudget,
-        config: PluginConfig | Mapping[str, Any] | None = None,
+        config: ConfigT | Mapping[str, Any] | None = None,
         *,
+        plan: Plan[ConfigT] | None = None,
         counts: Sequence[int] | None = None,
     ) -> None:
         """Allocates the container.
@@ -84,8 +63,9 @@ class Parameterization(nn.Module, ABC):
         Args:
             data: The data set's spec.
             budget: How much may be stored.
-            config: A ``Config``, or a mapping to make one of.
-            counts: Images of each class, for a container that was pruned; by default as many as fit.
+            config: A ``Config``, or a mapping to make one of; ignored if there is a ``plan``.
+            plan: What it will hold; by default what :meth:`plan` returns for float32.
+            counts: Images of each class, instead of as many as fit: for a set that was pruned.
 
         Raises:
             NotEnoughMemory: If the images it decodes would not fit into memory; before anything is allocated.
@@ -94,126 +74,81 @@ class Parameterization(nn.Module, ABC):
         """
         super().__init__()
         self.data, self.budget = data, budget
-        self.config: PluginConfig = parse_config(type(self).Config, config, "parameterization")
         self.data_source = DataSource()
-        self.chunk_size: int | None = None
         self.job: StartJob = silent_job
-        self._graph: tuple[Tensor, Tensor] | None = None
-        if counts is None:
-            fitting = self.images_per_class()
-            if fitting < 1:
-                raise BudgetTooSmall(
-                    f"{type(self).__name__} does not fit: not one image per class in {budget.elements} elements"
-                )
-            counts = [fitting] * data.num_classes
-        if len(counts) != data.num_classes or min(counts) < 1:
-            raise UsageError(f"Expected one positive count for each of {data.num_classes} classes, but got {counts}")
-        if not torch.empty(0).is_meta:  # where only shapes are wanted, whoever wants them compares
-            decoded = {f"{sum(counts):,} decoded images": sum(counts) * data.image_bytes}
+        plan = plan or self._plan_for(data, budget, config, counts)
+        unit = self.images_per_unit(plan.config)
+        if len(plan.counts) != data.num_classes or min(plan.counts) < 1:
+            raise UsageError(f"Expected one positive count for each of {data.num_classes} classes: {plan.counts}")
+        if any(count % unit for count in plan.counts):
+            raise UsageError(
+                f"{type(self).__name__}: expected multiples of {unit} images in every class, but got {plan.counts}"
+            )
+        if not torch.empty(0).is_meta:  # where only shapes are needed, the caller compares
+            total = sum(plan.counts)
+            decoded = {f"{total:,} decoded images": total * data.image_bytes}
             require_memory(decoded, None, "a smaller IPC makes fewer images")
-        self._set_counts(counts)
-        self.build(sum(self.counts))
+        self._set_layout(plan)
+        self.build()
+        self._check_stored()
 
-    # ---- what an author writes ----------------------------------------------------------------------------------
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images of each class, in the order of the classes."""
+        return self.layout.counts
 
-    @abstractmethod
-    def images_per_class(self) -> int:
-        """How many decoded images per class fit into ``self.budget``: arithmetic alone."""
+    @property
+    def config(self) -> ConfigT:
+        """The settings, with every size filled in."""
+        return self.layout.config
 
-    @abstractmethod
-    def build(self, num_images: int) -> None:
-        """Allocates parameters and modules for ``num_images`` images; draws nothing and reads no data."""
+    # ---- what an author writes, besides what the base classes name ------------------------------------------------
+
+    def build(self) -> None:
+        """Allocates what ``self.layout`` asks for; draws nothing and reads no data.
+
+        By default everything in :meth:`shapes`: floating-point tensors as parameters, others as buffers, all zero.
+        """
+        for name, spec in self.shapes(self.data, self.counts, self.config).items():
+            zeros = torch.zeros(spec.shape, dtype=spec.dtype)
+            if spec.dtype.is_floating_point:
+                self.register_parameter(name, nn.Parameter(zeros))
+            else:
+                self.register_buffer(name, zeros)
 
     @abstractmethod
     def reset(self, generator: Generator, real: RealData | None) -> None:
-        """Initialises the stored tensors, with randomness from ``generator`` (on the CPU) alone."""
-
-    @abstractmethod
-    def _decode(self, index: Tensor) -> Tensor:
-        """Decodes images row by row: ``index`` (int64, ``(B,)``) to float ``(B, C, H, W)``, model space."""
+        """Initialises the learned tensors, with randomness from ``generator`` (on the CPU) alone."""
 
     def _keep(self, index: Tensor) -> None:
-        """Drops every image but those of ``index`` from the stored tensors; define it to make images prunable."""
+        """Drops every image but those of ``index`` from the tensors; define it to make images prunable."""
         raise UsageError(f"{type(self).__name__} cannot drop single images")
 
-    def check(self, network: Network) -> None:
-        """Refuses before a run writes anything what it cannot work with; by default it works with every network.
-
-        Args:
-            network: One that the objective trains, on the CPU.
-        """
-        del network
-
-    def working_bytes(self) -> int:
-        """Bytes that :meth:`reset` holds at the least besides the stored tensors; 0 by default.
-
-        For the estimate that refuses a run before it starts: arithmetic alone, and only what is certain.
-        """
-        return 0
-
-    def prepare(self, real: RealData, context: Context) -> None:
-        """One-off work before :meth:`reset`, and again before a run goes on: what is needed to learn, but not stored.
-
-        Args:
-            real: The data set.
-            context: Makes networks, names the folder that all runs share, and shows the progress.
-        """
-        del real, context
-
-    def working_state(self) -> dict[str, Tensor]:
-        """What the next step depends on beside ``state_dict()``; goes into checkpoints, never into the stored file."""
-        return {}
-
-    def load_working_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what :meth:`working_state` returned, in place: an optimizer already holds the tensors."""
-        del state
-
-    def finish(self) -> None:
-        """Called behind the last step: ``state_dict()`` is stored next; nothing by default."""
-        return
-
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for a torch optimizer; a group without ``lr`` gets the optimizer's."""
-        return [{"params": list(self.parameters())}]
+        """Groups for a torch optimizer; a group without ``lr`` gets the optimizer's.
 
-    def stages(self) -> Sequence[Stage]:
-        """The stages of the optimisation; one by default."""
-        return (Stage("main"),)
-
-    def enter_stage(self, stage: Stage) -> None:
-        """Called before the first step of each stage, also when a run resumes within it."""
-        del stage
+        By default one group of all parameters, whose rate is the setting ``lr`` if there is one that is set.
+        """
+        group: dict[str, Any] = {"params": list(self.parameters())}
+        lr = getattr(self.config, "lr", None)
+        return [group if lr is None else {**group, "lr": lr}]
 
     def project(self) -> None:
-        """Called after every step: maps the stored tensors back to where they are allowed to be; nothing by default."""
+        """Called after every step: maps the tensors back to where they are allowed to be; nothing by default."""
         return
 
-    def regularize(self, images: Tensor, index: Tensor) -> Tensor | None:
-        """An additive loss of the container's own on a chunk of decoded images; none by default."""
-        del images, index
-        return None
+    def stored(self) -> dict[str, Tensor]:
+        """What the file holds, by name, as :meth:`shapes` declares it; by default the state, all that is learned."""
+        return dict(self.state_dict())
 
-    def groups(self) -> Tensor | None:
-        """Which of a few shared components made each image (int64, ``(N,)``); None if there is no such structure.
+    def load_stored(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restores the container from what :meth:`stored` returned."""
+        self.load_state_dict(dict(tensors))
 
-        An objective may take the images of one group as a batch, as HaBa does with those of one hallucinator.
-        """
-        return None
+    def budget_ratio(self) -> float:
+        """How many times its budget the container may take: 1, unless the user chose a paper's way of counting.
 
-    def units(self) -> Tensor | None:
-        """Images that can only be dropped together share a number (int64, ``(N,)``); None: each one alone."""
-        return None
-
-    @classmethod
-    @final
-    def prunable(cls) -> bool:
-        """Whether single images, or units of them, can be dropped: whether there is a ``_keep``."""
-        return cls._keep is not Parameterization._keep
-
-    def oversize(self) -> float:
-        """How many times its budget the container may take: 1, unless a paper's own way of counting was asked for.
-
-        Whatever is above 1 is printed, recorded and shown in every table.
+        A ratio above 1 is printed, recorded and shown in every table.
         """
         return 1.0
 
@@ -221,65 +156,17 @@ class Parameterization(nn.Module, ABC):
         """One line about the sizes that were chosen; empty by default."""
         return ""
 
+    def working_bytes(self) -> int:
+        """Bytes that :meth:`reset` certainly holds besides the stored tensors, for the estimate before a run."""
+        return 0
+
+    # ---- what callers use -------------------------------------------------------------------------------------------
+
     @classmethod
-    def outside(cls, config: PluginConfig) -> Sequence[str]:
-        """What tells the contents of all that a configuration names outside of itself: digests of files, say.
-
-        A run's name depends on it, so that other weights in the same folder are another run; empty by default.
-        """
-        del config
-        return ()
-
-    def learned(self) -> dict[str, float]:
-        """What was found besides the images, for the record: scores of candidates, say; nothing by default."""
-        return {}
-
-    def priors(self) -> Sequence[Prior]:
-        """Frozen pretrained weights outside the file; none by default."""
-        return ()
-
-    # ---- what everybody calls -----------------------------------------------------------------------------------
-
     @final
-    def decode(self, index: Tensor | None = None, *, for_backward: bool = False) -> Tensor:
-        """Decodes images without a graph, in chunks of ``chunk_size``.
-
-        Args:
-            index: int64, ``(B,)``; all images by default.
-            for_backward: Whether :meth:`backward` follows for the same images: if all fit into one chunk, the graph is
-                kept for it, and nothing is decoded twice.
-
-        Returns:
-            Float, ``(B, C, H, W)``, model space, detached.
-        """
-        index = self._all() if index is None else index
-        whole = max(len(index), 1) if for_backward else DECODE_CHUNK
-        chunks = torch.split(index, self.chunk_size or whole)
-        self._graph = None
-        if len(chunks) == 1 and for_backward and self.keeps_graph:
-            images = self._checked_decode(index)
-            self._graph = (index, images)
-            return images.detach()
-        with torch.no_grad():
-            return torch.cat([self._checked_decode(chunk) for chunk in chunks])
-
-    @final
-    def backward(self, index: Tensor, image_grad: Tensor) -> None:
-        """Pulls d loss / d images back into the stored tensors, chunk by chunk; adds to their ``grad``.
-
-        Exact, since images are decoded row by row: the decoder's graph never spans more than one chunk.
-
-        Args:
-            index: int64, ``(B,)``, as it was decoded.
-            image_grad: Float, ``(B, C, H, W)``.
-        """
-        graph, self._graph = self._graph, None
-        if graph is not None and torch.equal(graph[0], index):
-            self._pull(graph[1], index, image_grad)
-            return
-        size = self.chunk_size or max(len(index), 1)
-        for chunk, grad in zip(torch.split(index, size), torch.split(image_grad, size), strict=True):
-            self._pull(self._checked_decode(chunk), chunk, grad)
+    def prunable(cls) -> bool:
+        """Whether single images, or units of them, can be dropped: whether there is a ``_keep``."""
+        return cls._keep is not Parameterization._keep
 
     @final
     def keep(self, index: Tensor) -> None:
@@ -298,12 +185,13 @@ class Parameterization(nn.Module, ABC):
         self._graph = None  # it would lead to the tensors from before
         with torch.no_grad():
             self._keep(index)
-        self._set_counts(counts)
+        self._set_layout(Plan(tuple(counts), self.config))
+        self._check_stored()
 
     @final
     def storage(self) -> StorageLedger:
         """The ledger of what a saved file would hold."""
-        return StorageLedger.of(sorted(self.state_dict().items()))
+        return StorageLedger.of(sorted(self.stored().items()))
 
     @final
     def save(self, path: Path, plugin: str | None = None) -> StorageLedger:
@@ -316,13 +204,13 @@ class Parameterization(nn.Module, ABC):
         Returns:
             The ledger of the file.
         """
-        write_stored(path, dict(self.state_dict()), self._header(plugin))
+        write_stored(path, self.stored(), self._header(plugin))
         return self.storage()
 
     @final
     def to_bytes(self, plugin: str | None = None) -> bytes:
         """The bytes of the file that :meth:`save` writes."""
-        return stored_to_bytes(dict(self.state_dict()), self._header(plugin))
+        return stored_to_bytes(self.stored(), self._header(plugin))
 
     def _header(self, plugin: str | None) -> StoredHeader:
         return StoredHeader(
@@ -344,57 +232,53 @@ class Parameterization(nn.Module, ABC):
         """
         header, tensors = read_stored(source)
         try:
-            if (sized := cls._sized(header)) is not None:  # before anything of the sizes in a header is allocated
-                check_tensors(source, sized.state_dict(), tensors)
-            made = cls(header.data, header.budget, header.config, counts=header.counts)
-            if sized is None:
-                check_tensors(source, made.state_dict(), tensors)
+            plan = cls._plan_for(header.data, header.budget, header.config, header.counts)
+            # Before anything of the sizes in a header is allocated.
+            check_tensors(source, cls.shapes(header.data, plan.counts, plan.config), tensors)
+            made = cls(header.data, header.budget, plan=plan)
         except SyntheticFileError:
             raise
         except UsageError as error:
             raise SyntheticFileError(
                 f"{describe_source(source)}: {header.plugin} is not stored as {cls.__name__} reads it: {error}"
             ) from None
-        made.load_state_dict(tensors)
+        made.load_stored(tensors)
         made.data_source = header.source
         return made
 
-    @classmethod
-    def _sized(cls, header: StoredHeader) -> Self | None:
-        """A container as a header describes it, without content; None where its class cannot be built so."""
-        try:
-            with shapes_only(cls.__name__):
-                return cls(header.data, header.budget, header.config, counts=header.counts)
-        except DDPluginsError:
-            raise
-        except Exception:  # the code of a third party may need contents
-            return None
-
     # ---- helpers ------------------------------------------------------------------------------------------------
 
-    def _set_counts(self, counts: Sequence[int]) -> None:
-        self.counts = tuple(int(count) for count in counts)
-        device = self.labels.device if hasattr(self, "labels") else None
-        repeats, total = torch.tensor(self.counts), sum(self.counts)
-        labels = torch.tensor(range(len(self.counts))).repeat_interleave(repeats, output_size=total)
+    @classmethod
+    def _plan_for(
+        cls,
+        data: DataSpec,
+        budget: StorageBudget,
+        config: ConfigT | Mapping[str, Any] | None,
+        counts: Sequence[int] | None,
+    ) -> Plan[ConfigT]:
+        parsed = cast(ConfigT, parse_config(cls.Config, config, "parameterization"))
+        if counts is None:
+            return cls.plan(data, budget, parsed, float32_cost)
+        return Plan(tuple(map(int, counts)), cls.resolve(data, budget, parsed, float32_cost))
+
+    def _set_layout(self, plan: Plan[ConfigT]) -> None:
+        self.layout = plan
+        device = self.labels.device if "labels" in self._buffers else None
+        counts = torch.tensor(plan.counts)
+        labels = torch.arange(len(counts)).repeat_interleave(counts, output_size=sum(plan.counts))
         self.register_buffer("labels", labels.to(device), persistent=False)
 
-    def _all(self) -> Tensor:
-        return torch.arange(len(self.labels), device=self.labels.device)
+    def _check_stored(self) -> None:
+        """Compares what is stored with what :meth:`shapes` declares, which is what is paid for.
 
-    def _pull(self, images: Tensor, index: Tensor, image_grad: Tensor) -> None:
-        penalty = self.regularize(images, index)
-        if penalty is None:
-            torch.autograd.backward([images], [image_grad])
-        else:
-            torch.autograd.backward([images, penalty], [image_grad, torch.ones_like(penalty)])
-
-    def _checked_decode(self, index: Tensor) -> Tensor:
-        images = self._decode(index)
-        expected = (len(index), *self.data.image_shape)
-        if tuple(images.shape) != expected or not images.is_floating_point():
-            raise PluginContractError(
-                f"{type(self).__name__}._decode: expected float images of shape {expected}, but got "
-                f"{images.dtype} {tuple(images.shape)}"
-            )
-        return images
+        Raises:
+            PluginContractError: If they differ.
+        """
+        declared = {name: tuple(spec.shape) for name, spec in self.shapes(self.data, self.counts, self.config).items()}
+        found = {name: tuple(tensor.shape) for name, tensor in self.stored().items()}
+        for name in sorted({*declared, *found}):
+            if found.get(name) != declared.get(name):
+                raise PluginContractError(
+                    f"{type(self).__name__}: shapes() declares {declared.get(name, 'no tensor')} for {name}, but "
+                    f"{found.get(name, 'no tensor')} is stored"
+                )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dd_plugins.api.data import MAX_NAME, MAX_TEXT, DataSource, DataSpec
 from dd_plugins.api.files import describe_source, read_tensors, tensors_to_bytes, write_tensors
+from dd_plugins.api.plan import Shapes
 from dd_plugins.api.reading import parse_json, validated
 from dd_plugins.api.storage import StorageBudget
 from dd_plugins.errors import DataError, DDPluginsError, SyntheticFileError, UsageError
@@ -163,12 +164,12 @@ def read_stored(source: Path | bytes) -> tuple[StoredHeader, dict[str, Tensor]]:
     return header, tensors
 
 
-def check_tensors(source: Path | bytes, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def check_tensors(source: Path | bytes, expected: Shapes, tensors: Mapping[str, Tensor]) -> None:
     """Checks names, types, shapes and finite values of what a file holds against what a container expects.
 
     Args:
         source: The file or its bytes, for messages.
-        expected: The container's tensors, by name; also on the meta device.
+        expected: Shape and type of the container's tensors, by name.
         tensors: Those of the file.
 
     Raises:

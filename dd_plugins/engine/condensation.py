@@ -17,6 +17,7 @@ from dd_plugins.api import (
     Parameterization,
     ResumeMismatch,
     Stage,
+    Staged,
     UsageError,
     checked_match,
 )
@@ -155,7 +156,7 @@ class Condensation:
 
     def _check_finite(self) -> None:
         container = self.parameterization
-        for name, value in {**container.state_dict(), **container.working_state()}.items():
+        for name, value in {**container.state_dict(), **_working_state(container)}.items():
             if not bool(torch.isfinite(value).all()):
                 raise self._diverged(f"NaN or infinite values in {name} after step {self.step - 1}; {self._why()}")
 
@@ -188,7 +189,8 @@ class Condensation:
 
     def _enter(self, stage: Stage) -> None:
         self._stage = stage
-        self.parameterization.enter_stage(stage)
+        if isinstance(self.parameterization, Staged):
+            self.parameterization.enter_stage(stage)
         self.optimizer = build_optimizer(self.parameterization, self.optimizer_config)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -198,7 +200,7 @@ class Condensation:
         """Writes everything that the next step depends on."""
         self._check_finite()
         tensors = {f"container.{name}": value for name, value in self.parameterization.state_dict().items()}
-        tensors |= {f"working.{name}": value for name, value in self.parameterization.working_state().items()}
+        tensors |= {f"working.{name}": value for name, value in _working_state(self.parameterization).items()}
         tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
         for position, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{position}.{name}": value for name, value in state.items() if value is not None}
@@ -237,7 +239,8 @@ class Condensation:
         self.prepare_seconds += notes.prepare_seconds
         self._enter(next(stage for stage in self._bounds if stage.name == notes.stage))
         self.parameterization.load_state_dict(_under("container.", tensors))
-        self.parameterization.load_working_state(_under("working.", tensors))
+        if isinstance(self.parameterization, Staged):
+            self.parameterization.load_working_state(_under("working.", tensors))
         self.objective.load_state_dict(_under("objective.", tensors))
         saved = self.optimizer.state_dict()
         for name, value in _under("optimizer.", tensors).items():
@@ -256,7 +259,7 @@ def build_optimizer(container: Parameterization, config: OptimizerConfig) -> tor
 
 
 def _stage_bounds(container: Parameterization, steps: int) -> dict[Stage, tuple[int, int]]:
-    stages = container.stages()
+    stages = container.stages() if isinstance(container, Staged) else (Stage("main"),)
     if not stages or not math.isclose(sum(stage.share for stage in stages), 1, abs_tol=1e-6):
         raise UsageError(f"{type(container).__name__}.stages: expected shares that add up to 1, but got {stages}")
     bounds, done, share = {}, 0, 0.0
@@ -266,6 +269,10 @@ def _stage_bounds(container: Parameterization, steps: int) -> dict[Stage, tuple[
         bounds[stage] = (done, end)
         done = end
     return bounds
+
+
+def _working_state(container: Parameterization) -> dict[str, Tensor]:
+    return container.working_state() if isinstance(container, Staged) else {}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from dd_plugins import registry
-from dd_plugins.api import DDPluginsError, Parameterization, PluginLoadError, RealData
+from dd_plugins.api import DDPluginsError, Parameterization, PluginLoadError, RealData, Staged
 from dd_plugins.api.memory import available_memory, in_units, require_memory, shapes_only, tensor_bytes
 from dd_plugins.engine.config import OptimizerConfig, RunConfig
 from dd_plugins.engine.evaluation import training_bytes
@@ -113,7 +113,7 @@ def _sized_container(config: RunConfig, real: RealData) -> Parameterization | No
 
 def _learned_bytes(container: Parameterization) -> int:
     """Bytes of what an optimizer holds; 0 for containers whose stages learn other tensors than they store."""
-    if type(container).enter_stage is not Parameterization.enter_stage:
+    if isinstance(container, Staged):
         return 0
     try:
         groups = container.parameter_groups()

@@ -1,4 +1,4 @@
-"""What a walk through stages has seen, by distance: copies of the best of a stage, and of the best images of all."""
+"""Candidates of a staged optimisation: copies of the best of a stage, and of the best images of all stages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PIXELS = "pixels"
 
 
 class Candidates:
-    """Every distance that was measured, and copies of what came nearest.
+    """Every distance that was measured, and copies of the nearest candidates.
 
     Attributes:
         of_stage: ``score`` and what is learned, by name, of the best of this stage; empty before the first.
@@ -25,7 +25,7 @@ class Candidates:
         self.history: list[tuple[int, int, float]] = []
 
     def note(self, level: int, taken: int, score: float, learned: Mapping[str, Tensor], images: Tensor) -> None:
-        """Takes down a candidate, and copies it if none was nearer.
+        """Records a candidate, and copies it if none was nearer.
 
         Args:
             level: Its level; -1 for pixels.
@@ -42,12 +42,12 @@ class Candidates:
             self.best = {"score": found.clone(), "images": images.detach().clone()}
 
     def put_back(self, learned: Mapping[str, Tensor]) -> None:
-        """Copies the best of this stage into what is learned."""
+        """Copies the best of this stage to the learned tensors."""
         for name, value in learned.items():
             value.data.copy_(self.of_stage[name])
 
     def summary(self) -> dict[str, float]:
-        """The least distance of every stage, and after which of its steps that was."""
+        """The least distance of every stage, and the step of the stage after which it was reached."""
         least: dict[int, tuple[float, int]] = {}
         for level, taken, score in self.history:
             if level not in least or score < least[level][0]:
@@ -63,7 +63,7 @@ class Candidates:
         return {**of_stage, **best, "history": torch.tensor(self.history, dtype=torch.float64).view(-1, 3)}
 
     def load_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        """Takes back what :meth:`state` returned; other names are left alone."""
+        """Restores what :meth:`state` returned; other names are ignored."""
 
         def under(prefix: str) -> dict[str, Tensor]:
             found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -12,26 +12,49 @@ Deviations:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, nextafter, prod
-from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from dd_plugins.api import BudgetTooSmall, Parameterization, RealData, UsageError
+from dd_plugins.api import (
+    Cost,
+    DataSpec,
+    Grouped,
+    Parameterization,
+    Plan,
+    PluginConfig,
+    RealData,
+    Shapes,
+    StorageBudget,
+    TensorSpec,
+    UsageError,
+    parts_of_images,
+    random_real_images,
+)
 
 KERNEL = 3
 PUBLISHED = 5  # hallucinators in the paper
 
 
-class HaBa(Parameterization):
+class HaBa(Grouped, Parameterization["HaBa.Config"]):
     """Bases of each class, and hallucinators that turn each of them into an image."""
 
     api_version = 2
+    bases: nn.Parameter  # float, (bases, channels, H, W), model space
+    encoder_weight: nn.Parameter
+    encoder_bias: nn.Parameter
+    scale: nn.Parameter
+    shift: nn.Parameter
+    decoder_weight: nn.Parameter
+    decoder_bias: nn.Parameter
+    _style: Tensor
+    _base_of: Tensor
 
-    class Config(Parameterization.Config):
+    class Config(PluginConfig):
         """Settings of the factorization."""
 
         hallucinators: int | None = Field(
@@ -45,57 +68,56 @@ class HaBa(Parameterization):
         )
         lr: float | None = Field(None, gt=0, description="learning rate; None for the optimizer's")
 
-    config: Config
+    @classmethod
+    def plan(cls, data: DataSpec, budget: StorageBudget, config: Config, cost: Cost) -> Plan[Config]:
+        """As many bases as fit beside the hallucinators; with ``published_size``, as many as fit alone."""
+        return super().plan(data, budget, config, _counted_cost(config, cost))
 
-    def images_per_class(self) -> int:
-        """Bases x hallucinators: a base costs H x W elements a channel, a hallucinator two convolutions and a scale."""
-        self._settle()
-        fitting = self._bases(int(self.config.hallucinators or 0), bool(self.config.grey))
-        if fitting < 1:
-            hallucinators, channels = int(self.config.hallucinators or 0), 1 if self.config.grey else None
-            needed = hallucinators * self._hallucinator(channels) + self.data.num_classes * self._base(channels)
-            raise BudgetTooSmall(
-                f"haba: {hallucinators} hallucinators and one base per class need {needed} elements, but the budget is "
-                f"{self.budget.elements}"
-            )
-        return fitting * int(self.config.hallucinators or 0)
+    @classmethod
+    def resolve(cls, data: DataSpec, budget: StorageBudget, config: Config, cost: Cost) -> Config:
+        """Fills in what is open: bases of all channels if they fit, then up to five hallucinators."""
+        if min(data.image_shape[1:]) < KERNEL:
+            raise UsageError(f"haba: images of {data.image_shape} are smaller than its {KERNEL}x{KERNEL} kernels")
+        greys = [False, True] if config.grey is None else [config.grey]
+        numbers = [config.hallucinators] if config.hallucinators else list(range(PUBLISHED, 0, -1))
+        choices = [config.model_copy(update={"hallucinators": n, "grey": grey}) for grey in greys for n in numbers]
+        cost = _counted_cost(config, cost)
+        fitting = (one for one in choices if cls.price(data, cls.images_per_unit(one), one, cost) <= budget.bits)
+        return next(fitting, choices[-1])
 
-    def build(self, num_images: int) -> None:
-        """Allocates ``bases`` (float, ``(bases, channels, H, W)``, model space) and the hallucinators' weights."""
-        if self.config.hallucinators is None or self.config.grey is None:
-            self._settle()
-        styles = int(self.config.hallucinators or 0)
-        if any(count % styles for count in self.counts):
-            raise UsageError(f"haba: expected multiples of {styles} images in every class, but got {self.counts}")
-        channels, height, width = self.data.image_shape
-        inputs = 1 if self.config.grey else channels
-        inner = (channels, height - KERNEL + 1, width - KERNEL + 1)
-        self.bases = nn.Parameter(torch.zeros(num_images // styles, inputs, height, width))
-        self.encoder_weight = nn.Parameter(torch.zeros(styles, channels, inputs, KERNEL, KERNEL))
-        self.encoder_bias = nn.Parameter(torch.zeros(styles, channels))
-        self.scale = nn.Parameter(torch.ones(styles, *inner))
-        self.shift = nn.Parameter(torch.zeros(styles, *inner))
-        self.decoder_weight = nn.Parameter(torch.zeros(styles, channels, channels, KERNEL, KERNEL))
-        self.decoder_bias = nn.Parameter(torch.zeros(styles, channels))
-        # Within a class: all its bases under the first hallucinator, then under the second, and so on.
-        counts = torch.tensor(self.counts)
-        within = torch.cat([torch.arange(count) for count in self.counts])
-        own = (counts // styles)[self.labels]
-        first = ((torch.cumsum(counts, 0) - counts) // styles)[self.labels]
-        self.register_buffer("_style", within // own, persistent=False)
-        self.register_buffer("_base_of", first + within % own, persistent=False)
+    @classmethod
+    def images_per_unit(cls, config: Config) -> int:
+        """Every base goes with every hallucinator."""
+        return config.hallucinators or 1
 
-    _style: Tensor
-    _base_of: Tensor
+    @classmethod
+    def shapes(cls, data: DataSpec, counts: Sequence[int], config: Config) -> Shapes:
+        """The bases, and of each hallucinator two convolutions with biases, a scale and a shift."""
+        channels, height, width = data.image_shape
+        inputs, styles = 1 if config.grey else channels, config.hallucinators or 1
+        inner = (styles, channels, height - KERNEL + 1, width - KERNEL + 1)
+        shapes = {
+            "bases": (sum(counts) // styles, inputs, height, width),
+            "encoder_weight": (styles, channels, inputs, KERNEL, KERNEL),
+            "encoder_bias": (styles, channels),
+            "scale": inner,
+            "shift": inner,
+            "decoder_weight": (styles, channels, channels, KERNEL, KERNEL),
+            "decoder_bias": (styles, channels),
+        }
+        return {name: TensorSpec(shape) for name, shape in shapes.items()}
+
+    def build(self) -> None:
+        """Allocates bases and hallucinators; hallucinator and base of each image follow from the counts."""
+        super().build()
+        style, base = parts_of_images(self.counts, len(self.scale))
+        self.register_buffer("_style", style, persistent=False)
+        self.register_buffer("_base_of", base, persistent=False)
 
     @torch.no_grad()
     def reset(self, generator: Generator, real: RealData | None) -> None:
         """Copies random real images of each class into the bases; hallucinators begin as torch's convolutions do."""
-        if real is None:
-            raise UsageError("haba: bases begin as real images, so it needs real data")
-        bases = [count // len(self.scale) for count in self.counts]
-        rows = real.train.per_class(max(bases), generator)
-        images = real.train.images(torch.cat([row[:n] for row, n in zip(rows, bases, strict=True)]))
+        images = random_real_images(real, [count // len(self.scale) for count in self.counts], generator)
         self.bases.copy_(images.mean(1, keepdim=True) if self.config.grey else images)
         # torch's default: uniform in 1 / sqrt(fan in), weights and biases alike.
         for weight, bias in ((self.encoder_weight, self.encoder_bias), (self.decoder_weight, self.decoder_bias)):
@@ -120,8 +142,8 @@ class HaBa(Parameterization):
         """The hallucinator of each image."""
         return self._style
 
-    def oversize(self) -> float:
-        """What the published way of counting takes, over the budget."""
+    def budget_ratio(self) -> float:
+        """What is stored over the budget, where the published way of counting was chosen."""
         if not self.config.published_size:
             return 1.0
         stored = self.storage().elements
@@ -130,13 +152,8 @@ class HaBa(Parameterization):
             ratio = nextafter(ratio, inf)
         return max(1.0, ratio)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Bases and hallucinators together, with their own learning rate where one is set."""
-        group: dict[str, Any] = {"params": list(self.parameters())}
-        return [group if self.config.lr is None else {**group, "lr": self.config.lr}]
-
     def describe(self) -> str:
-        """Sizes, and what they take of the budget."""
+        """Sizes, and their share of the budget."""
         grey, styles = "grey " if self.config.grey else "", len(self.scale)
         bases = min(self.counts) // styles
         return (
@@ -149,33 +166,12 @@ class HaBa(Parameterization):
         hidden = hidden * self.scale[style] + self.shift[style]
         return functional.conv_transpose2d(hidden, self.decoder_weight[style], self.decoder_bias[style])
 
-    def _settle(self) -> None:
-        """Fills in what the config leaves open: bases of all channels if they fit, then up to five hallucinators."""
-        if min(self.data.image_shape[1:]) < KERNEL:
-            raise UsageError(f"haba: images of {self.data.image_shape} are smaller than its {KERNEL}x{KERNEL} kernels")
-        greys = [False, True] if self.config.grey is None else [self.config.grey]
-        styles = [self.config.hallucinators] if self.config.hallucinators else list(range(PUBLISHED, 0, -1))
-        choices = [(grey, number) for grey in greys for number in styles]
-        fitting = (choice for choice in choices if self._bases(choice[1], choice[0]) >= 1)
-        grey, number = next(fitting, choices[-1])
-        self.config = self.config.model_copy(update={"hallucinators": number, "grey": grey})
 
-    def _bases(self, styles: int, grey: bool) -> int:
-        """Bases of each class that fit beside so many hallucinators."""
-        channels = 1 if grey else None
-        spent = 0 if self.config.published_size else styles * self._hallucinator(channels)
-        return (self.budget.elements - spent) // (self.data.num_classes * self._base(channels))
-
-    def _base(self, channels: int | None) -> int:
-        own, height, width = self.data.image_shape
-        return (channels or own) * height * width
-
-    def _hallucinator(self, inputs: int | None) -> int:
-        """Elements of one hallucinator: two convolutions with biases, a scale and a shift."""
-        channels, height, width = self.data.image_shape
-        encoder = channels * ((inputs or channels) * KERNEL**2 + 1)
-        decoder = channels * (channels * KERNEL**2 + 1)
-        return encoder + decoder + 2 * channels * (height - KERNEL + 1) * (width - KERNEL + 1)
+def _counted_cost(config: HaBa.Config, cost: Cost) -> Cost:
+    """The cost of what counts against the budget: the bases alone with ``published_size``."""
+    if not config.published_size:
+        return cost
+    return lambda shapes, images: cost({"bases": shapes["bases"]}, images)
 
 
 def _counted(number: int, what: str) -> str:

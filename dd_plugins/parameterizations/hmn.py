@@ -14,8 +14,8 @@ Deviations:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
 from math import cos, pi
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,7 +25,17 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from dd_plugins.api import BudgetTooSmall, Parameterization, PluginConfig, RealData, UsageError
+from dd_plugins.api import (
+    Cost,
+    DataSpec,
+    Parameterization,
+    Plan,
+    PluginConfig,
+    RealData,
+    Shapes,
+    StorageBudget,
+    random_real_rows,
+)
 from dd_plugins.parameterizations.hmn_sizes import Sizes, find_sizes
 
 SLOPE = 0.2  # of the LeakyReLU
@@ -33,7 +43,7 @@ MOST_SHARED = 0.5  # share of the budget above which the shared part is reported
 logger = logging.getLogger(__name__)
 
 
-class HMN(Parameterization):
+class HMN(Parameterization["HMN.Config"]):
     """Three memories and one decoder: many images share what they have in common."""
 
     api_version = 2
@@ -64,33 +74,31 @@ class HMN(Parameterization):
         warm_start_steps: int = Field(2000, ge=0, description="steps of the warm start")
         warm_start_batch: int = Field(32, ge=1, description="images a step of the warm start")
 
-    config: Config
+    @classmethod
+    def plan(cls, data: DataSpec, budget: StorageBudget, config: Config, cost: Cost) -> Plan[Config]:
+        """As many instance memories as the shared part leaves room for, up to ``max_images_per_class``."""
+        plan = super().plan(data, budget, config, cost)
+        most = config.max_images_per_class or max(plan.counts)
+        return replace(plan, counts=tuple(min(count, most) for count in plan.counts))
 
-    def images_per_class(self) -> int:
-        """G = floor((B - R) / (C s)): what the shared part R leaves of the budget, in instance memories of s floats."""
-        wanted = self.config.model_dump(include=set(Sizes.__annotations__))
-        self.sizes = find_sizes(self.data, self.budget.elements, wanted)
-        # What is saved names every size, so that a file never depends on how the search works.
-        self.config = self.config.model_copy(update=asdict(self.sizes))
-        fitting = self.sizes.images_per_class(self.data, self.budget.elements)
-        if fitting < 1:
-            instance = self.sizes.instance(self.data)
-            needed = self.sizes.shared(self.data) + self.data.num_classes * instance
-            raise BudgetTooSmall(
-                f"hmn: one image per class needs {needed} elements (shared {self.sizes.shared(self.data)}, "
-                f"{instance} an image for {self.data.num_classes} classes), but the budget is "
-                f"{self.budget.elements}; sizes: {self.sizes}"
-            )
-        return min(fitting, self.config.max_images_per_class or fitting)
+    @classmethod
+    def resolve(cls, data: DataSpec, budget: StorageBudget, config: Config, cost: Cost) -> Config:
+        """Searches for the sizes that are left open."""
+        wanted = config.model_dump(include=set(Sizes.__annotations__))
+        return config.model_copy(update=asdict(find_sizes(data, budget, wanted, cost)))
 
-    def build(self, num_images: int) -> None:
-        """Allocates the memories m^D, m^C and m^I, the extractors f and the decoder D, all zero."""
-        if not hasattr(self, "sizes"):
-            self.images_per_class()
-        size, classes, grid = self.sizes, self.data.num_classes, self.sizes.memory_shape(self.data)
+    @classmethod
+    def shapes(cls, data: DataSpec, counts: Sequence[int], config: Config) -> Shapes:
+        """The memories m^D, m^C and m^I, the extractors f and the decoder D."""
+        return _sizes(config).shapes(data, counts)
+
+    def build(self) -> None:
+        """Allocates the memories, the extractors and the decoder, all zero."""
+        self.sizes = size = _sizes(self.config)
+        classes, grid = self.data.num_classes, size.memory_shape(self.data)
         self.dataset_memory = nn.Parameter(torch.zeros(1, size.dataset_channels, *grid))
         self.class_memory = nn.Parameter(torch.zeros(classes, size.class_channels, *grid))
-        self.instance_memory = nn.Parameter(torch.zeros(num_images, size.instance_channels, *grid))
+        self.instance_memory = nn.Parameter(torch.zeros(sum(self.counts), size.instance_channels, *grid))
         self.extractors = _empty_conv(size.dataset_channels, classes * size.extractor_channels, size.extractor_kernel)
         channels = [size.joined, *size.widths]
         self.decoder = nn.ModuleList(_empty_conv(a, b, 3) for a, b in pairwise(channels))
@@ -113,8 +121,6 @@ class HMN(Parameterization):
             conv.weight.copy_(weight)
             conv.bias.zero_()
         if self.config.init == "real":
-            if real is None:
-                raise UsageError("hmn: init=real needs real data; set parameterization.init=noise")
             with torch.enable_grad():
                 self._warm_start(generator, real)
 
@@ -146,7 +152,7 @@ class HMN(Parameterization):
         ]
 
     def describe(self) -> str:
-        """The sizes, how the budget is shared, and a warning if most of it is not spent on single images."""
+        """The sizes, how the budget is divided, and a warning if most of it is not spent on single images."""
         size, shared = self.sizes, self.sizes.shared(self.data)
         rows, columns = size.memory_shape(self.data)
         grid = f"{rows}" if rows == columns else f"{rows}x{columns}"
@@ -163,10 +169,10 @@ class HMN(Parameterization):
             f"which a larger IPC or smaller sizes would change"
         )
 
-    def _warm_start(self, generator: Generator, real: RealData) -> None:
+    def _warm_start(self, generator: Generator, real: RealData | None) -> None:
         """Fits one random real image with every instance: mean squared error, Adam, cosine to zero."""
-        rows = real.train.per_class(max(self.counts), generator)
-        targets = torch.cat([row[:count] for row, count in zip(rows, self.counts, strict=True)])
+        targets = random_real_rows(real, self.counts, generator)
+        assert real is not None
         memory, networks = (group["params"] for group in self.parameter_groups())
         optimizer = torch.optim.Adam([{"params": memory, "lr": 2e-2}, {"params": networks, "lr": 5e-3}])
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -185,6 +191,11 @@ class HMN(Parameterization):
         if steps:
             logger.info("hmn: warm start, %d steps, mean squared error %.4f in model space", steps, loss.item())
         self.zero_grad(set_to_none=True)
+
+
+def _sizes(config: HMN.Config) -> Sizes:
+    """The sizes of a resolved configuration."""
+    return Sizes(**config.model_dump(include=set(Sizes.__annotations__)))
 
 
 def _empty_conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:

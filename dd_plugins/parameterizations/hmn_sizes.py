@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, prod, sqrt
 from typing import Any
 
-from dd_plugins.api import ConfigError, DataSpec
+from dd_plugins.api import ConfigError, Cost, DataSpec, Shapes, StorageBudget, TensorSpec
 
 # What an instance memory takes of an image at IPC 1 in the published cell (and with sqrt(IPC) beyond), and how much of
 # the budget the shared part may take.
@@ -35,43 +35,42 @@ class Sizes:
         """Rows and columns of every memory: the image's over a power of 2, rounded up."""
         return grid_shape(data, len(self.widths))
 
-    def instance(self, data: DataSpec) -> int:
-        """Floats of one instance memory, s."""
-        return self.instance_channels * prod(self.memory_shape(data))
-
     @property
     def joined(self) -> int:
         """Channels that enter the decoder."""
         return self.extractor_channels + self.class_channels + self.instance_channels
 
-    def memories(self, data: DataSpec) -> int:
-        """Floats of m^D and m^C."""
-        return (self.dataset_channels + data.num_classes * self.class_channels) * prod(self.memory_shape(data))
-
-    def extractors(self, data: DataSpec) -> int:
-        """Floats of all f_c."""
-        per_channel = self.extractor_kernel**2 * self.dataset_channels + 1
-        return data.num_classes * self.extractor_channels * per_channel
-
-    def decoder(self, data: DataSpec) -> int:
-        """Floats of D."""
+    def shapes(self, data: DataSpec, counts: Sequence[int]) -> Shapes:
+        """All tensors of a network with so many images of each class."""
+        classes, grid, kernel = data.num_classes, self.memory_shape(data), self.extractor_kernel
+        extracted = classes * self.extractor_channels
+        shapes = {
+            "dataset_memory": (1, self.dataset_channels, *grid),
+            "class_memory": (classes, self.class_channels, *grid),
+            "instance_memory": (sum(counts), self.instance_channels, *grid),
+            "extractors.weight": (extracted, self.dataset_channels, kernel, kernel),
+            "extractors.bias": (extracted,),
+        }
         channels = [self.joined, *self.widths, data.image_shape[0]]
-        return sum(9 * a * b + b for a, b in pairwise(channels))
+        names = [*(f"decoder.{level}" for level in range(len(self.widths))), "output"]
+        for name, (inputs, outputs) in zip(names, pairwise(channels), strict=True):
+            shapes |= {f"{name}.weight": (outputs, inputs, 3, 3), f"{name}.bias": (outputs,)}
+        return {name: TensorSpec(shape) for name, shape in shapes.items()}
+
+    def instance(self, data: DataSpec) -> int:
+        """Floats of one instance memory, s."""
+        return self.instance_channels * prod(self.memory_shape(data))
 
     def shared(self, data: DataSpec) -> int:
         """Floats that do not belong to one instance, R."""
-        return self.memories(data) + self.extractors(data) + self.decoder(data)
-
-    def images_per_class(self, data: DataSpec, budget: int) -> int:
-        """G = floor((B - R) / (C s)); zero or below if nothing fits."""
-        return (budget - self.shared(data)) // (data.num_classes * self.instance(data))
+        return sum(spec.elements for spec in self.shapes(data, ()).values())
 
 
-def find_sizes(data: DataSpec, budget: int, wanted: Mapping[str, Any]) -> Sizes:
+def find_sizes(data: DataSpec, budget: StorageBudget, wanted: Mapping[str, Any], cost: Cost) -> Sizes:
     """Completes ``wanted`` (names of `Sizes`; None is free) to sizes that fill a budget well.
 
-    The instance memory comes first, for it sets the number of images; then the widest decoder and class memory whose
-    shared part stays below an eighth of the budget; below that, the smallest there is.
+    The instance memory comes first, because it sets the number of images; then the widest decoder and class memory
+    whose shared part stays below an eighth of the budget; if there is none, the smallest.
     """
     fixed = {name: value for name, value in wanted.items() if value is not None}
     doublings = _doublings_to(data, fixed["grid"]) if "grid" in fixed else _doublings(data)
@@ -82,7 +81,7 @@ def find_sizes(data: DataSpec, budget: int, wanted: Mapping[str, Any]) -> Sizes:
             f"parameterization.widths = {list(widths)}: expected {doublings} widths, one for each doubling from "
             f"{min(rows, columns)} to {min(data.image_shape[1:])} pixels"
         )
-    ipc = max(budget / (data.num_classes * prod(data.image_shape)), 1)
+    ipc = max(budget.elements / (data.num_classes * prod(data.image_shape)), 1)
     instance = max(round(prod(data.image_shape) * INSTANCE_SHARE * sqrt(ipc) / (rows * columns)), 1)
     candidates = [
         replace(
@@ -93,10 +92,11 @@ def find_sizes(data: DataSpec, budget: int, wanted: Mapping[str, Any]) -> Sizes:
         for channels in CHANNELS
         if channels <= width
     ]
-    fitting = [size for size in candidates if size.shared(data) <= SHARED_SHARE * budget]
+    price = {size: cost(size.shapes(data, ()), 0) for size in candidates}
+    fitting = [size for size in candidates if price[size] <= SHARED_SHARE * budget.bits]
     if not fitting:
-        return min(candidates, key=lambda size: size.shared(data))
-    return max(fitting, key=lambda size: (sum(size.widths), size.shared(data)))
+        return min(candidates, key=lambda size: price[size])
+    return max(fitting, key=lambda size: (sum(size.widths), price[size]))
 
 
 def _taper(width: int, doublings: int) -> tuple[int, ...]:

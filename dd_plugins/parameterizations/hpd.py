@@ -14,10 +14,10 @@ Deviations:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from math import isfinite, prod
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,17 +29,23 @@ from dd_plugins.api import (
     ConfigError,
     Context,
     DataError,
-    DivergedError,
+    DataSpec,
+    NeedsPrior,
     Network,
     Parameterization,
     PluginConfig,
     Prior,
     RealData,
     ResumeMismatch,
+    Shapes,
     Stage,
+    Staged,
+    TensorSpec,
     UsageError,
+    random_real_rows,
 )
 from dd_plugins.parameterizations.candidates import PIXELS, Candidates
+from dd_plugins.parameterizations.latents import Latents, diverged
 from dd_plugins.priors.base import LayeredGenerator, Styles, pixel_values, rows_at_once
 from dd_plugins.priors.centres import centres
 from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
@@ -49,13 +55,12 @@ from dd_plugins.priors.store import load_prior, stored_sha256
 from dd_plugins.priors.train import PriorRecipe
 from dd_plugins.seeds import make_generator
 
-logger = logging.getLogger(__name__)
 
-
-class HPD(Parameterization):
+class HPD(Staged, NeedsPrior, Parameterization["HPD.Config"]):
     """Progressive levels of a generator: styles and state are learned level by level, then the pixels."""
 
     api_version = 2
+    images: nn.Parameter  # float, (N, C, H, W), model space
     keeps_graph = False  # a generator's graph beside that of the matching would not fit
     check_settings: ClassVar[Mapping[str, Any]] = {
         "samples": 8,
@@ -94,22 +99,19 @@ class HPD(Parameterization):
         prior_elements: int = Field(0, ge=0, description="of the prior; noted when a set is stored")
         prior_licence: str = Field("", description="of the prior; noted when a set is stored")
 
-    config: Config
+    @classmethod
+    def shapes(cls, data: DataSpec, counts: Sequence[int], config: Config) -> Shapes:
+        """The images: only pixels are stored."""
+        return {"images": TensorSpec((sum(counts), *data.image_shape))}
 
-    def images_per_class(self) -> int:
-        """Pixels are stored: C x H x W elements an image."""
-        return self.budget.elements // (self.data.num_classes * prod(self.data.image_shape))
-
-    def build(self, num_images: int) -> None:
-        """Allocates ``images``: float, ``(N, C, H, W)``, model space."""
-        self.images = nn.Parameter(torch.zeros(num_images, *self.data.image_shape))
+    def build(self) -> None:
+        """Allocates the images."""
+        super().build()
         self._prior: tuple[LayeredGenerator, ...] = ()  # no submodule: it is not stored
         self._prior_seconds = 0.0  # not stored either: the file of a set depends on no clock
         self._judge: ClassRelevantDistance | None = None
         self._scales: tuple[float, list[float]] = (1.0, [])
-        self._level: int | None = None  # None: the pixels are what is learned, or done
-        self._styles: list[Tensor] = []
-        self._state = torch.zeros(0)
+        self._latents: Latents | None = None  # None: the pixels are learned, or done
         self._begun = False
         self._taken = 0  # steps of this stage
         self._seen = Candidates()
@@ -117,7 +119,7 @@ class HPD(Parameterization):
     # ---- what is needed and not stored ------------------------------------------------------------------------------
 
     def check(self, network: Network) -> None:
-        """Levels must ascend and exist, as far as that is known ahead, and a network that judges must have maps."""
+        """Levels must ascend and exist, as far as that is known ahead; a reference classifier needs feature maps."""
         levels = self.config.levels or ()
         if any(later <= before for before, later in pairwise(levels)):
             raise ConfigError(f"parameterization.levels = {list(levels)}: levels must ascend")
@@ -151,18 +153,16 @@ class HPD(Parameterization):
             )
         self._use(stored.generator)
         admit(stored, real, context.network, context.make_network, config.allow_weak_prior, context.cache, context.job)
-        self.config = config.model_copy(
-            update={"prior_sha256": found.sha256, "prior_elements": found.elements, "prior_licence": found.licence}
-        )
+        noted = {"prior_sha256": found.sha256, "prior_elements": found.elements, "prior_licence": found.licence}
+        self.layout = replace(self.layout, config=config.model_copy(update=noted))  # the file says which prior it was
         self._prior_seconds = found.seconds
         if config.select == "crfd":
             judge = find_judge(real, context.network, context.make_network, context.cache, context.job)
             self._judge = ClassRelevantDistance(judge, real)
 
     @classmethod
-    def outside(cls, config: PluginConfig) -> Sequence[str]:
-        """The sha256 of the weights that are named, or how a recipe is followed by this release."""
-        assert isinstance(config, HPD.Config)
+    def external_fingerprints(cls, config: Config) -> Sequence[str]:
+        """The sha256 of the weights that are named, or the version of the training of priors."""
         return (f"recipe {VERSION}" if config.prior is None else stored_sha256(Path(config.prior)),)
 
     def working_bytes(self) -> int:
@@ -170,7 +170,7 @@ class HPD(Parameterization):
         return self.config.samples * torch.int64.itemsize if self.config.init == "cluster" else 0
 
     def _use(self, prior: LayeredGenerator) -> None:
-        """Takes a generator, and checks the levels against it."""
+        """Sets the generator, and checks the levels against it."""
         self._prior = (prior.to(self.images.device),)
         self._scales = prior.scales()
         self._check_levels(prior.num_stages)
@@ -201,7 +201,7 @@ class HPD(Parameterization):
     # ---- stages -----------------------------------------------------------------------------------------------------
 
     def levels(self) -> list[int]:
-        """The levels that are gone through."""
+        """The levels, in order."""
         return list(self.config.levels or range(self.prior.num_stages))
 
     def stages(self) -> Sequence[Stage]:
@@ -227,10 +227,8 @@ class HPD(Parameterization):
 
     def _encoded(self, generator: Generator, real: RealData | None) -> Styles:
         """The styles of random real images."""
-        if real is None:
-            raise UsageError("parameterization.init = 'encode' needs real images")
-        drawn = real.train.per_class(max(self.counts), generator)
-        shown = torch.cat([drawn[label, :count] for label, count in enumerate(self.counts)])
+        shown = random_real_rows(real, self.counts, generator)
+        assert real is not None
         found = []
         for rows in self._chunks():
             styles = self.prior.encode(pixel_values(real, shown[rows]), self.labels[rows])
@@ -247,68 +245,46 @@ class HPD(Parameterization):
         return torch.split(rows, self.chunk_size or rows_at_once(self.data.image_shape))
 
     def _begin(self, styles: Styles) -> None:
-        self._styles = [style.detach().clone() for style in styles]
-        parts = [self.prior.begin(tuple(style[rows] for style in styles)) for rows in self._chunks()]
-        self._state, self._level, self._begun = torch.cat(parts).detach(), 0, True
+        self._latents, self._begun = Latents(self.prior, self._scales, styles, self._chunks()), True
 
     @torch.no_grad()
     def enter_stage(self, stage: Stage) -> None:
-        """Goes on from the best candidate of the stage before; images stay what they are."""
+        """Continues from the best candidate of the stage before; the images stay the same."""
         fresh = not self._begun
-        if fresh:  # a run that goes on: shapes now, values from its checkpoint
+        if fresh:  # of a run that continues: shapes now, values from its checkpoint
             zeros = self.prior.sample_styles(self.labels, make_generator(0))
             self._begin(tuple(torch.zeros_like(style) for style in zeros))
         elif self._seen.of_stage:
-            self._take_candidate()
+            self._restore_best_of_stage()
         self._seen.of_stage = {}
         if stage.name == PIXELS:
-            if self._level is not None:
-                self.images.copy_(self.decode())
-            self._level, self._styles, self._state = None, [], torch.zeros(0)
+            self._to_pixels()
+        elif self._latents is None:
+            raise ConfigError(f"parameterization.levels: {stage.name} cannot follow the pixels")
         else:
-            self._advance(int(stage.name.removeprefix("level ")))
+            self._latents.advance(int(stage.name.removeprefix("level ")))
         self._taken = 0
         if self._judge is not None and not fresh:
             self._note_candidate()
 
-    def _advance(self, level: int) -> None:
-        """Pushes the state through the layers up to a level."""
-        if self._level is None or level < self._level:
-            raise ConfigError(f"parameterization.levels: level {level} cannot follow level {self._level}")
-        pushed = []
-        for rows in self._chunks():
-            styles, part = tuple(style[rows] for style in self._styles), self._state[rows]
-            for stage in range(self._level, level):
-                part = self.prior.step(stage, part, styles)
-            pushed.append(part)
-        state = torch.cat(pushed)
-        if not bool(state.isfinite().all()):
-            raise _diverged(f"state at level {level}")
-        self._level = level
-        self._state = state.detach().clone().requires_grad_()
-        self._styles = [style.detach().clone().requires_grad_() for style in self._styles]
+    def _to_pixels(self) -> None:
+        """From now on the pixels are what is learned; they begin as the images that the latents are decoded to."""
+        if self._latents is not None:
+            self.images.copy_(self.decode())
+        self._latents = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Styles that still have an effect, and the state; or the pixels."""
         config = self.config
-        if self._level is None:
+        if self._latents is None:
             return [{"params": [self.images], "lr": config.lr_pixels}]  # in model space their scale is 1
-        of_styles, of_states = self._scales
-        alive = [style for style in self._styles[self._level :] if style.numel()]
-        groups = [{"params": [self._state], "lr": config.lr_states * of_states[self._level]}]
-        return [*groups, {"params": alive, "lr": config.lr_styles * of_styles}] if alive else groups
+        return self._latents.groups(config.lr_states, config.lr_styles)
 
     @torch.no_grad()
     def project(self) -> None:
-        """Clips states where that is asked for, and looks at a candidate every few steps."""
-        if self._level is not None and self.config.clip is not None:
-            if not bool(self._state.isfinite().all()):  # which clipping would hide
-                raise _diverged(f"state at level {self._level}")
-            limit = self.config.clip * self._scales[1][self._level]
-            beyond = int((self._state.abs() > limit).sum())
-            if beyond:
-                logger.info("h-pd: %d values of the state at level %d clipped to %.3g", beyond, self._level, limit)
-                self._state.clamp_(-limit, limit)
+        """Clips states where ``clip`` is set, and scores a candidate every few steps."""
+        if self._latents is not None and self.config.clip is not None:
+            self._latents.clip(self.config.clip)
         self._taken += 1
         if self._judge is not None and self._taken % self.config.score_every == 0:
             self._note_candidate()
@@ -319,63 +295,58 @@ class HPD(Parameterization):
         if self._judge is not None:
             self._note_candidate()
             self.images.copy_(self._seen.best["images"])
-        elif self._level is not None:
-            self.images.copy_(self.decode())
-        self._level, self._styles, self._state = None, [], torch.zeros(0)
+            self._latents = None
+        self._to_pixels()
 
     # ---- candidates -------------------------------------------------------------------------------------------------
 
     def _note_candidate(self) -> None:
-        """Scores what there is; copies of the best are kept, of this stage and of all."""
+        """Scores the current images; the best of this stage and of all stages are copied."""
         assert self._judge is not None
-        images = self.decode()
+        images, level = self.decode(), -1 if self._latents is None else self._latents.level
         score = self._judge(images, self.labels)
         if not isfinite(score):
-            where = PIXELS if self._level is None else f"level {self._level}"
-            raise _diverged(f"images in the {where} stage")
-        self._seen.note(-1 if self._level is None else self._level, self._taken, score, self._learned(), images)
+            raise diverged(f"images in the {PIXELS if level < 0 else f'level {level}'} stage")
+        self._seen.note(level, self._taken, score, self._learned(), images)
 
-    def _take_candidate(self) -> None:
-        """Goes back to the best candidate of the stage, the state behind its last step included."""
+    def _restore_best_of_stage(self) -> None:
+        """Restores the best candidate of the stage, the one after its last step included."""
         if self._judge is not None and self._taken % self.config.score_every:
             self._note_candidate()
         self._seen.put_back(self._learned())
 
     def _learned(self) -> dict[str, Tensor]:
         """What is learned in this stage, by name."""
-        if self._level is None:
-            return {"images": self.images}
-        return {"state": self._state, **{f"style.{k}": style for k, style in enumerate(self._styles)}}
+        return {"images": self.images} if self._latents is None else self._latents.named()
 
     def candidates(self) -> list[tuple[int, int, float]]:
         """Level (-1: pixels), steps taken at it, and distance of every candidate so far."""
         return list(self._seen.history)
 
-    def learned(self) -> dict[str, float]:
-        """The least class-relevant distance of every stage, and after which of its steps that was."""
+    def summary(self) -> dict[str, float]:
+        """The least class-relevant distance of every stage, and the step of the stage after which it was reached."""
         return self._seen.summary()
 
     # ---- decoding, checkpoints --------------------------------------------------------------------------------------
 
     def _decode(self, index: Tensor) -> Tensor:
-        if self._level is None:
+        if self._latents is None:
             return self.images[index]
-        styles = tuple(style[index] for style in self._styles)
-        return self.data.normalize(self.prior.decode_from(self._level, self._state[index], styles))
+        return self.data.normalize(self._latents.decode(index))
 
     def working_state(self) -> dict[str, Tensor]:
-        """The latents, the best candidates, and how far the stage is."""
-        state = {} if self._level is None else {f"learned.{name}": v.detach() for name, v in self._learned().items()}
+        """The latents, the best candidates, and the steps of this stage."""
+        latents = {} if self._latents is None else self._latents.named()
+        state = {f"learned.{name}": value.detach() for name, value in latents.items()}
         prior = torch.tensor(list(bytes.fromhex(self.config.prior_sha256)), dtype=torch.uint8)
         return {**state, **self._seen.state(), "taken": torch.tensor(self._taken), "prior": prior}
 
     def load_working_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what :meth:`working_state` returned."""
+        """Restores what :meth:`working_state` returned."""
         if bytes(state["prior"].tolist()).hex() != self.config.prior_sha256:
             raise ResumeMismatch("h-pd: this run was begun with another prior; remove its folder to begin again")
-        for name, value in self._learned().items():
-            if self._level is not None:
-                value.data.copy_(state[f"learned.{name}"])
+        for name, value in ({} if self._latents is None else self._latents.named()).items():
+            value.data.copy_(state[f"learned.{name}"])
         self._seen.load_state(state, self.images.device)
         self._taken = int(state["taken"])
 
@@ -389,10 +360,6 @@ class HPD(Parameterization):
         config = self.config
         names = ", ".join(stage.name for stage in self.stages())
         return f"{names}; prior of {config.prior_elements:,} elements, trained in {self._prior_seconds:.0f} s"
-
-
-def _diverged(what: str) -> DivergedError:
-    return DivergedError(f"h-pd: NaN or infinite {what}; smaller rates (lr_*) may help")
 
 
 class GLaD(HPD):
@@ -409,5 +376,3 @@ class GLaD(HPD):
             "sample", description="first latents: single samples, averages, or real images' own"
         )
         select: Literal["crfd", "last"] = Field("last", description="the last images, or the nearest candidate")
-
-    config: Config

@@ -16,25 +16,43 @@ Deviations:
 
 from __future__ import annotations
 
-from math import ceil, prod
-from typing import Any, Literal
+from collections.abc import Sequence
+from math import ceil
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from dd_plugins.api import ConfigError, Parameterization, RealData, UsageError
+from dd_plugins.api import (
+    ConfigError,
+    Cost,
+    DataSpec,
+    Parameterization,
+    PluginConfig,
+    PruningUnits,
+    RealData,
+    Shapes,
+    StorageBudget,
+    TensorSpec,
+    UsageError,
+    parts_of_images,
+    random_real_images,
+)
 
-PADDING = 0.5  # pixel value behind the last row and column where the factor does not divide the side
+PADDING = 0.5  # pixel value after the last row and column where the factor does not divide the side
 
 
-class IDC(Parameterization):
+class IDC(PruningUnits, Parameterization["IDC.Config"]):
     """Stores as many images as pixels would, each of ``factor ** 2`` tiles; every tile is decoded to an image."""
 
     api_version = 2
+    images: nn.Parameter  # float, (N / factor ** 2, C, H, W), pixels in [0, 1]
+    _tile: Tensor
+    _image: Tensor
 
-    class Config(Parameterization.Config):
+    class Config(PluginConfig):
         """Settings of the multi-formation container."""
 
         factor: int = Field(2, ge=1, description="tiles along each side; 1 is IDC-I, plain pixels")
@@ -43,35 +61,33 @@ class IDC(Parameterization):
         )
         lr: float | None = Field(None, gt=0, description="learning rate of the pixels; None for the optimizer's")
 
-    config: Config
-
-    def images_per_class(self) -> int:
-        """Factor ** 2 images for every stored one, which costs C x H x W elements."""
-        stored = self.budget.elements // (self.data.num_classes * prod(self.data.image_shape))
-        return stored * self.config.factor**2
-
-    def build(self, num_images: int) -> None:
-        """Allocates ``images``: float, ``(N / factor ** 2, C, H, W)``, pixels in [0, 1]."""
-        factor, tiles = self.config.factor, self.config.factor**2
-        _, height, width = self.data.image_shape
-        if any((factor - 1) * ceil(side / factor) >= side for side in (height, width)):
+    @classmethod
+    def resolve(cls, data: DataSpec, budget: StorageBudget, config: Config, cost: Cost) -> Config:
+        """Refuses a factor that leaves tiles of padding alone."""
+        _, height, width = data.image_shape
+        if any((config.factor - 1) * ceil(side / config.factor) >= side for side in (height, width)):
             raise ConfigError(
-                f"parameterization.factor = {factor}: sides of {height} and {width} would leave its last tiles empty"
+                f"parameterization.factor = {config.factor}: sides of {height} and {width} would leave its last tiles "
+                f"empty"
             )
-        if any(count % tiles for count in self.counts):
-            raise UsageError(f"idc: expected multiples of {tiles} images in every class, but got {self.counts}")
-        self.images = nn.Parameter(torch.zeros(num_images // tiles, *self.data.image_shape))
-        counts = torch.tensor(self.counts)
-        first = torch.cumsum(counts, 0) - counts
-        within = torch.cat([torch.arange(count) for count in self.counts])
-        stored = (counts // tiles)[self.labels]
-        # Tile-major within a class: the first tile of all its stored images, then the second of all, and so on.
-        self.register_buffer("_tile", within // stored, persistent=False)
-        image = (first // tiles)[self.labels] + within % stored
-        self.register_buffer("_image", image, persistent=False)
+        return config
 
-    _tile: Tensor
-    _image: Tensor
+    @classmethod
+    def images_per_unit(cls, config: Config) -> int:
+        """The tiles of a stored image."""
+        return config.factor**2
+
+    @classmethod
+    def shapes(cls, data: DataSpec, counts: Sequence[int], config: Config) -> Shapes:
+        """The stored images."""
+        return {"images": TensorSpec((sum(counts) // config.factor**2, *data.image_shape))}
+
+    def build(self) -> None:
+        """Allocates the images; tile and stored image of each decoded one follow from the counts."""
+        super().build()
+        tile, image = parts_of_images(self.counts, self.config.factor**2)
+        self.register_buffer("_tile", tile, persistent=False)
+        self.register_buffer("_image", image, persistent=False)
 
     @torch.no_grad()
     def reset(self, generator: Generator, real: RealData | None) -> None:
@@ -80,13 +96,9 @@ class IDC(Parameterization):
             noise = torch.randn(self.images.shape, generator=generator) * 0.25 + 0.5
             self.images.copy_(noise.clamp(0, 1))
             return
-        if real is None:
-            raise UsageError(f"idc: init={self.config.init} needs real data; set parameterization.init=noise")
         tiles = self.config.factor**2 if self.config.init == "mix" else 1
         counts = [count // self.config.factor**2 * tiles for count in self.counts]
-        rows = real.train.per_class(max(counts), generator)
-        chosen = torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
-        pixels = self.data.denormalize(real.train.images(chosen))
+        pixels = self.data.denormalize(random_real_images(real, counts, generator))
         if tiles == 1:
             self.images.copy_(pixels)
             return
@@ -118,14 +130,9 @@ class IDC(Parameterization):
     def _keep(self, index: Tensor) -> None:
         stored, tiles = self._image[index].unique(return_counts=True)
         if bool((tiles != self.config.factor**2).any()):
-            raise UsageError(f"idc: dropping single tiles saves no storage; all {self.config.factor**2} of an image go")
+            raise UsageError("idc: dropping single tiles saves no storage; an image goes with all its tiles")
         self.images = nn.Parameter(self.images.detach()[stored])
         self._tile, self._image = self._tile[index], torch.searchsorted(stored, self._image[index])
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """All pixels, with their own learning rate where one is set."""
-        group: dict[str, Any] = {"params": [self.images]}
-        return [group if self.config.lr is None else {**group, "lr": self.config.lr}]
 
     @torch.no_grad()
     def project(self) -> None:
@@ -133,7 +140,7 @@ class IDC(Parameterization):
         self.images.clamp_(0, 1)
 
     def describe(self) -> str:
-        """How many images are read out of how many."""
+        """Stored and decoded images."""
         tiles = self.config.factor**2
         return f"idc: {len(self.images)} stored images of {tiles} tiles, {len(self.images) * tiles} decoded"
 

@@ -9,20 +9,21 @@ Deviations:
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from dd_plugins.api import Parameterization, PluginConfig, RealData, UsageError
+from dd_plugins.api import DataSpec, Parameterization, PluginConfig, RealData, Shapes, TensorSpec, random_real_images
 
 
-class Pixel(Parameterization):
+class Pixel(Parameterization["Pixel.Config"]):
     """Stores every image as its pixels: as many images as the budget is named after."""
 
     api_version = 2
+    images: nn.Parameter  # float, (N, C, H, W), model space
 
     class Config(PluginConfig):
         """Settings of the pixel container."""
@@ -31,38 +32,24 @@ class Pixel(Parameterization):
         clamp: bool = Field(False, description="keep pixel values in [0, 1] after every step")
         lr: float | None = Field(None, gt=0, description="learning rate of the pixels; None for the optimizer's")
 
-    config: Config
-
-    def images_per_class(self) -> int:
-        """One image costs C x H x W elements."""
-        return self.budget.elements // (self.data.num_classes * prod(self.data.image_shape))
-
-    def build(self, num_images: int) -> None:
-        """Allocates ``images``: float, ``(N, C, H, W)``, model space."""
-        self.images = nn.Parameter(torch.zeros(num_images, *self.data.image_shape))
+    @classmethod
+    def shapes(cls, data: DataSpec, counts: Sequence[int], config: Config) -> Shapes:
+        """The images."""
+        return {"images": TensorSpec((sum(counts), *data.image_shape))}
 
     @torch.no_grad()
     def reset(self, generator: Generator, real: RealData | None) -> None:
         """Copies random real images of each class, or draws noise."""
         if self.config.init == "noise":
             self.images.copy_(torch.randn(self.images.shape, generator=generator))
-            return
-        if real is None:
-            raise UsageError("pixel: init=real needs real data")
-        rows = real.train.per_class(max(self.counts), generator)
-        chosen = torch.cat([row[:count] for row, count in zip(rows, self.counts, strict=True)])
-        self.images.copy_(real.train.images(chosen))
+        else:
+            self.images.copy_(random_real_images(real, self.counts, generator))
 
     def _decode(self, index: Tensor) -> Tensor:
         return self.images[index]
 
     def _keep(self, index: Tensor) -> None:
         self.images = nn.Parameter(self.images.detach()[index])
-
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """All pixels, with their own learning rate where one is set."""
-        group: dict[str, object] = {"params": [self.images]}
-        return [group if self.config.lr is None else {**group, "lr": self.config.lr}]
 
     @torch.no_grad()
     def project(self) -> None:

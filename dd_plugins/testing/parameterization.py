@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dd_plugins.api import BudgetTooSmall, Parameterization, RealData, StorageBudget, UsageError, temporary_folder
+from dd_plugins.api import (
+    BudgetTooSmall,
+    NeedsPrior,
+    Parameterization,
+    PruningUnits,
+    RealData,
+    Stage,
+    Staged,
+    StorageBudget,
+    UsageError,
+    float32_cost,
+    parse_config,
+    temporary_folder,
+)
 from dd_plugins.seeds import make_generator
 from dd_plugins.testing.checks import NotApplicable, Subject
 from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
@@ -28,13 +43,27 @@ def check_fits_its_budget_at_every_ipc(subject: Subject) -> None:
             continue
         fitting += 1
         allowed, stored = container.budget, container.storage()
-        told = (
+        message = (
             f"{subject.name} stores {stored.elements} elements in {stored.nbytes} bytes at IPC {ipc}, but its budget is"
         )
-        assert stored.elements <= allowed.elements, f"{told} {allowed.elements} elements"
-        assert stored.nbytes <= allowed.nbytes, f"{told} {allowed.nbytes} bytes"
-        assert container.oversize() == 1, f"{subject.name}.oversize() is {container.oversize()} without being asked for"
+        assert stored.elements <= allowed.elements, f"{message} {allowed.elements} elements"
+        assert stored.nbytes <= allowed.nbytes, f"{message} {allowed.nbytes} bytes"
+        ratio = container.budget_ratio()
+        assert ratio == 1, f"{subject.name}.budget_ratio() is {ratio}, but no setting asks for it"
     assert fitting, f"{subject.name} fits into the budget of none of the IPCs {IPCS}"
+
+
+def check_planning_is_arithmetic(subject: Subject) -> None:
+    """Planning creates no tensor, gives equal counts, and planning again with what it resolved gives the same plan."""
+    real = made_up_data()
+    config = parse_config(subject.plugin.Config, subject.config, subject.kind)
+    for ipc in IPCS:
+        budget = StorageBudget.ipc(real.spec, ipc)
+        with suppress(BudgetTooSmall), _no_tensors():
+            plan = subject.plugin.plan(real.spec, budget, config, float32_cost)
+            again = subject.plugin.plan(real.spec, budget, plan.config, float32_cost)
+            assert len(set(plan.counts)) == 1, f"{subject.name}.plan gives classes different counts: {plan.counts}"
+            assert plan == again, f"{subject.name}.plan gives {again} for what it resolved before to {plan}"
 
 
 def check_build_draws_nothing(subject: Subject) -> None:
@@ -56,9 +85,9 @@ def check_reset_is_seeded(subject: Subject) -> None:
             container.reset(make_generator(seed), real)
         found.append(container.decode())
     one, again, other = found
-    told = f"{subject.name}.reset gives"
-    assert torch.equal(one, again), f"{told} other images for the same seed; draw from the generator that is given"
-    assert not torch.equal(one, other), f"{told} the same images for different seeds"
+    message = f"{subject.name}.reset gives"
+    assert torch.equal(one, again), f"{message} other images for the same seed; draw from the generator that is given"
+    assert not torch.equal(one, other), f"{message} the same images for different seeds"
 
 
 def check_reset_begins_anew(subject: Subject) -> None:
@@ -111,12 +140,11 @@ def check_decoding_is_deterministic(subject: Subject) -> None:
 def check_gradients_reach_everything_that_is_learned(subject: Subject) -> None:
     """In every stage the images depend on every tensor that is learned, and all that is stored is learned.
 
-    What is stored may be something else than what is learned where there is a working state (h-pd's latents).
+    A staged container may store other tensors than it learns.
     """
     container = _made(subject, made_up_data())
-    stages = container.stages()
-    for stage in stages:
-        container.enter_stage(stage)
+    for stage in _stages(container):
+        _enter(container, stage)
         held = _held(container)
         for tensor in held:
             tensor.grad = None
@@ -124,11 +152,11 @@ def check_gradients_reach_everything_that_is_learned(subject: Subject) -> None:
         container.backward(torch.arange(len(container.labels)), grad)
         for number, tensor in enumerate(held):
             name = _name_of(container, tensor) or f"tensor {number} of its groups"
-            told = f"{subject.name}, stage {stage.name}: {name}"
-            assert tensor.grad is not None, f"{told} gets no gradient"
-            assert bool((tensor.grad != 0).any()), f"{told} gets a gradient of zeros alone"
-            assert bool(tensor.grad.isfinite().all()), f"{told} gets a NaN or infinite gradient"
-    if type(container).working_state is Parameterization.working_state:
+            message = f"{subject.name}, stage {stage.name}: {name}"
+            assert tensor.grad is not None, f"{message} gets no gradient"
+            assert bool((tensor.grad != 0).any()), f"{message} gets a gradient of zeros alone"
+            assert bool(tensor.grad.isfinite().all()), f"{message} gets a NaN or infinite gradient"
+    if not isinstance(container, Staged):
         stored = {id(p): name for name, p in container.named_parameters() if name in container.state_dict()}
         idle = [name for key, name in stored.items() if key not in {id(tensor) for tensor in held}]
         assert not idle, f"{subject.name} stores {', '.join(idle)}, but no group of the optimizer holds it"
@@ -137,7 +165,7 @@ def check_gradients_reach_everything_that_is_learned(subject: Subject) -> None:
 def check_chunked_gradients_are_whole_ones(subject: Subject) -> None:
     """Pulling a gradient back in chunks is the same as in one piece."""
     container = _made(subject, made_up_data())
-    container.enter_stage(container.stages()[0])
+    _enter(container, _stages(container)[0])
     held, rows = _held(container), torch.arange(len(container.labels))
     grad = torch.randn(container.decode().shape, generator=make_generator(1))
     found = []
@@ -159,26 +187,25 @@ def check_chunked_gradients_are_whole_ones(subject: Subject) -> None:
 def check_a_step_changes_the_images(subject: Subject) -> None:
     """One step of Adam on its own groups moves the images, and they stay finite."""
     container = _made(subject, made_up_data())
-    container.enter_stage(container.stages()[0])
+    _enter(container, _stages(container)[0])
     before = container.decode()
     _held(container)
     optimizer = torch.optim.Adam(container.parameter_groups(), lr=0.01)  # groups without a rate get this one
     container.backward(torch.arange(len(before)), torch.randn(before.shape, generator=make_generator(1)))
     optimizer.step()
     container.project()
-    behind = container.decode()
-    assert bool(behind.isfinite().all()), f"{subject.name}: NaN or infinite images behind one step"
-    assert not torch.equal(before, behind), f"{subject.name}: a step of the optimizer changes no image"
+    after = container.decode()
+    assert bool(after.isfinite().all()), f"{subject.name}: NaN or infinite images after one step"
+    assert not torch.equal(before, after), f"{subject.name}: a step of the optimizer changes no image"
 
 
 def check_is_rebuilt_from_its_file_alone(subject: Subject) -> None:
     """A saved file gives the same images bit by bit, and the file holds what the ledger counts."""
-    container = _made(subject, made_up_data())
-    container.finish()
+    container = _finished(subject, made_up_data())
     with temporary_folder() as folder:
         path = folder / "synthetic.safetensors"
         ledger = container.save(path)
-        _made(subject, made_up_data(), seed=7).finish()  # what a class remembers is now of another set
+        _finished(subject, made_up_data(), seed=7)  # what a class remembers is now of another set
         loaded = subject.plugin.load(path)
         size = path.stat().st_size
     assert torch.equal(loaded.labels, container.labels), f"{subject.name}: other labels after a reload"
@@ -190,8 +217,7 @@ def check_is_rebuilt_from_its_file_alone(subject: Subject) -> None:
 
 def check_pruning_keeps_the_other_images(subject: Subject) -> None:
     """Dropped images save storage, and the others stay as they were; or it says that they cannot be dropped alone."""
-    container = _made(subject, made_up_data())
-    container.finish()
+    container = _finished(subject, made_up_data())
     if not subject.plugin.prunable():
         _assert_refused(lambda: container.keep(_some_units(container, 0)), f"{subject.name}.keep")
         raise NotApplicable("its images cannot be dropped alone, and it says so")
@@ -201,9 +227,9 @@ def check_pruning_keeps_the_other_images(subject: Subject) -> None:
         container.keep(index)
         _assert_same(container.decode(), images[index], f"{subject.name}: images change when others are dropped", 1e-6)
         assert torch.equal(container.labels, labels[index]), f"{subject.name}: other labels after a pruning"
-        behind = container.storage()
-        assert behind.elements < before.elements, (
-            f"{subject.name} stores {behind.elements} elements without some of its images, {before.elements} with them"
+        after = container.storage()
+        assert after.elements < before.elements, (
+            f"{subject.name} stores {after.elements} elements without some of its images, {before.elements} with them"
         )
     with temporary_folder() as folder:
         container.save(folder / "pruned.safetensors")
@@ -213,8 +239,7 @@ def check_pruning_keeps_the_other_images(subject: Subject) -> None:
 
 def check_moves_to_other_types_and_devices(subject: Subject) -> None:
     """It decodes in bfloat16, and on a GPU where there is one, as on the CPU."""
-    container = _made(subject, made_up_data())
-    container.finish()
+    container = _finished(subject, made_up_data())
     expected = container.decode()
     if torch.cuda.is_available():
         found = container.to("cuda").decode()
@@ -229,6 +254,8 @@ def check_moves_to_other_types_and_devices(subject: Subject) -> None:
 def check_stages_add_up(subject: Subject) -> None:
     """The shares of its stages are positive and add up to 1, and every stage can be entered."""
     container = _made(subject, made_up_data())
+    if not isinstance(container, Staged):
+        raise NotApplicable("it is not learned in stages")
     stages = container.stages()
     assert stages, f"{subject.name} has no stage"
     assert all(stage.share > 0 for stage in stages), f"{subject.name} has a stage without a share of the steps"
@@ -244,6 +271,7 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_declares_its_api_version,
     check_settings_are_described,
     check_fits_its_budget_at_every_ipc,
+    check_planning_is_arithmetic,
     check_build_draws_nothing,
     check_reset_is_seeded,
     check_reset_begins_anew,
@@ -277,10 +305,40 @@ def _made(subject: Subject, real: RealData, seed: int = 0, reset: bool = True) -
             break
     if container is None:
         raise NotApplicable(f"it fits into the budget of none of the IPCs {IPCS[1:]}")
-    container.prepare(real, context_for(real, seed))
+    if isinstance(container, NeedsPrior):
+        container.prepare(real, context_for(real, seed))
     if reset:
         container.reset(make_generator(seed), real)
     return container
+
+
+def _finished(subject: Subject, real: RealData, seed: int = 0) -> Parameterization:
+    """A container as it is when it is stored."""
+    container = _made(subject, real, seed)
+    if isinstance(container, Staged):
+        container.finish()
+    return container
+
+
+def _stages(container: Parameterization) -> Sequence[Stage]:
+    return container.stages() if isinstance(container, Staged) else (Stage("main"),)
+
+
+def _enter(container: Parameterization, stage: Stage) -> None:
+    if isinstance(container, Staged):
+        container.enter_stage(stage)
+
+
+class _NoTensors(TorchDispatchMode):
+    """Within it no operation of torch may run."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"plan() runs {func}, but a plan is arithmetic on shapes, without tensors")
+
+
+def _no_tensors() -> AbstractContextManager[object]:
+    made: AbstractContextManager[object] = _NoTensors()  # type: ignore[no-untyped-call]
+    return made
 
 
 def _held(container: Parameterization) -> list[Tensor]:
@@ -297,8 +355,7 @@ def _name_of(container: Parameterization, tensor: Tensor) -> str:
 
 def _some_units(container: Parameterization, turn: int) -> Tensor:
     """All images but one unit of every other class, another one each turn; what goes together goes together."""
-    units = container.units()
-    units = torch.arange(len(container.labels)) if units is None else units
+    units = container.units() if isinstance(container, PruningUnits) else torch.arange(len(container.labels))
     dropped = []
     for label in range(turn % 2, container.data.num_classes, 2):
         own = units[container.labels == label].unique()
@@ -309,17 +366,17 @@ def _some_units(container: Parameterization, turn: int) -> Tensor:
     return torch.nonzero(~torch.isin(units, torch.stack(dropped))).flatten()
 
 
-def _assert_same(found: Tensor, expected: Tensor, told: str, tolerance: float = TOLERANCE) -> None:
-    assert found.shape == expected.shape, f"{told}: shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+def _assert_same(found: Tensor, expected: Tensor, message: str, tolerance: float = TOLERANCE) -> None:
+    assert found.shape == expected.shape, f"{message}: shape {tuple(found.shape)}, not {tuple(expected.shape)}"
     apart = float((found - expected).abs().max()) if found.numel() else 0.0
-    assert apart <= tolerance * max(1.0, float(expected.abs().max())), f"{told} (off by {apart:.3g})"
+    assert apart <= tolerance * max(1.0, float(expected.abs().max())), f"{message} (off by {apart:.3g})"
 
 
 def _assert_refused(call: Callable[[], object], what: str) -> None:
     try:
         call()
     except UsageError as error:
-        told = str(error)
+        message = str(error)
     else:
         raise AssertionError(f"{what} neither works nor raises a UsageError that says so")
-    assert "\n" not in told, f"{what} refuses in more than one line"
+    assert "\n" not in message, f"{what} refuses in more than one line"
