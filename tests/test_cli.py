@@ -313,7 +313,7 @@ def test_a_budget_too_small_tells_what_is_needed(capsys):
     error = _one_line(capsys, "run", "--param", "hmn", "--device", "cpu", *words)
     # m^D + m^C, f_c: 10 classes of 3 x (4 + 1), D: 9 inputs to one grey channel of 3x3 and a bias; then the images
     shared = (4 + 10 * 4) * 64 + 10 * 3 * (4 + 1) + (9 * 9 + 1)
-    assert f"needs {shared + 10 * 2 * 64} elements" in error
+    assert f"take {shared + 10 * 2 * 64} elements" in error
     assert "budget is 640" in error
 
 

@@ -242,7 +242,7 @@ def test_compare_carries_on_past_a_failure_and_reuses_what_is_there(tmp_path, ca
              "--trials", "2", "--device", "cpu", "--format", "csv", "--out", tmp_path, *sets]  # fmt: skip
     assert command(*words) == 1
     printed = capsys.readouterr()
-    assert "rtp failed: rtp: 900 bases and one image per class need" in printed.err
+    assert "rtp failed: RTP does not fit: 1 decoded image of each class take" in printed.err
     rows = list(csv.reader(printed.out.splitlines()))
     assert [row[0] for row in rows[1:]] == ["random real", "dm", "pixel"]
 
@@ -322,7 +322,7 @@ def test_a_plan_shows_sizes_and_what_cannot_run_and_writes_nothing(tmp_path, cap
     assert [rows[name]["elements"] for name in ("dm", "haba", "idc")] == ["640", "", "640"]
     assert rows["idc"]["images/class"] == "4"
     assert {row["steps"] for row in rows.values()} == {"7"}
-    assert "haba" in rows["haba"]["cannot run"]
+    assert "HaBa does not fit" in rows["haba"]["cannot run"]
     assert not rows["dm"]["cannot run"]
 
 
