@@ -69,6 +69,17 @@ PLUGINS = {
         "dd-ranking = benchmark_adapters.dd_ranking:DDRankingBenchmark",
         "native = benchmark_adapters.native:NativeBenchmark",
     ],
+    "dd_plugins.format": [
+        "dc = benchmark_adapters.formats.published:DC",
+        "dc-bench = benchmark_adapters.formats.dc_bench:DCBenchFormat",
+        "ddranking = benchmark_adapters.formats.published:DDRanking",
+        "imagefolder = benchmark_adapters.formats.imagefolder:ImageFolders",
+        "mtt = benchmark_adapters.formats.published:MTT",
+        "parquet = benchmark_adapters.formats.parquet:ParquetFormat",
+        "pt = benchmark_adapters.formats.pt:PtFormat",
+    ],
+    "dd_plugins.method": ["dd-plugins = dd_plugins.methods"],
+    "dd_plugins.protocol": ["dd-plugins = dd_plugins.protocols"],
     "console_scripts": ["dd-bench = benchmark_adapters.cli.main:run"],
 }
 

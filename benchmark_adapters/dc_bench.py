@@ -22,7 +22,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from benchmark_adapters.formats.base import Exported
 from benchmark_adapters.formats.dc_bench import NAMES, DCBenchFormat, described
 from dd_plugins.api import (
     DataSpec,
@@ -34,6 +33,7 @@ from dd_plugins.api import (
     temporary_folder,
 )
 from dd_plugins.api.benchmark import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
+from dd_plugins.api.format import Exported
 
 COPIED = ("evaluator", "networks", "data_loader")
 ENTRY = Path("evaluator") / "evaluator.py"
@@ -123,7 +123,7 @@ class DCBench(Benchmark):
         Raises:
             DataError: If it is missing or damaged, or not the one that was exported.
         """
-        form = DCBenchFormat(self.config.layout)
+        form = DCBenchFormat({"layout": self.config.layout})
         place = form.place(folder, cell.dataset, cell.ipc)
         data, name = described(place, cell.dataset)
         found = form.read_as(place, data, _numbers(data))
@@ -134,7 +134,7 @@ class DCBench(Benchmark):
         stored = {"elements": synthetic.ledger.elements, "bytes": synthetic.ledger.nbytes}
         notes = {"name": synthetic.name, "storage": stored}
         exported = Exported(synthetic.images, synthetic.targets, synthetic.data, names, ipc, notes)
-        return DCBenchFormat(self.config.layout).write(exported, folder)
+        return DCBenchFormat({"layout": self.config.layout}).write(exported, folder)
 
     def _root(self) -> Path:
         if self.config.root is None:

@@ -23,9 +23,11 @@ def canonical(name: str, known: Iterable[str]) -> str:
 
 
 def near(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """The known names most similar to ``name``, the most similar first."""
-    folded = {each.casefold(): each for each in known}
-    return [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=limit, cutoff=0.6)]
+    """The known names most similar to ``name``, the most similar first; ``distribution/`` may be left out."""
+    ordered = sorted(known, key=lambda each: "/" not in each)  # of equal names the one without a distribution counts
+    folded = {form.casefold(): each for each in ordered for form in (each, each.rpartition("/")[2])}
+    found = difflib.get_close_matches(name.casefold(), folded, n=limit, cutoff=0.6)
+    return list(dict.fromkeys(folded[each] for each in found))
 
 
 def suggestion(choices: Iterable[str]) -> str:
@@ -63,21 +65,24 @@ def choose(what: str, name: str, known: Collection[str], others: Mapping[str, Co
 
 # How the command takes a name of each kind.
 FLAGS = {
-    "parameterization": "--param",
-    "objective": "--objective",
-    "pruning": "--prune",
-    "dataset": "--dataset",
-    "network": "--network",
-    "benchmark": "--benchmark",
-    "method": "--method",
-    "protocol": "--protocol",
+    "parameterization": "--param {}",
+    "objective": "--objective {}",
+    "pruning": "--prune {}",
+    "score": "--set pruning.score={}",
+    "selector": "--set pruning.selector={}",
+    "dataset": "--dataset {}",
+    "network": "--network {}",
+    "benchmark": "--benchmark {}",
+    "format": "--to {}",
+    "method": "--method {}",
+    "protocol": "--protocol {}",
 }
 
 
 def unknown(what: str, name: str, known: Collection[str], others: Mapping[str, Collection[str]]) -> str:
     """The message about a name that nothing has: where it belongs, else similar names, and all names."""
     elsewhere = [(kind, found[0]) for kind, names in others.items() if (found := matches(name, names))]
-    hints = [f"{here} is {_article(kind)} {kind}: {FLAGS[kind]} {here}" for kind, here in elsewhere]
+    hints = [f"{here} is {_article(kind)} {kind}: {FLAGS[kind].format(here)}" for kind, here in elsewhere]
     hint = f"; {', '.join(hints)}" if hints else suggestion(near(name, known))
     return f"unknown {what} {quoted(name)}{hint} (installed: {', '.join(sorted(known)) or 'none'})"
 

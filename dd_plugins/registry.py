@@ -1,8 +1,7 @@
-"""Finds plugins by their entry points: metadata is read at every listing, a class is imported when it is named."""
+"""Plugins by name: found in the installed metadata, imported when they are loaded."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import re
@@ -10,9 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +22,30 @@ from dd_plugins.errors import (
     UntrustedPluginError,
     is_out_of_memory,
 )
-from dd_plugins.sources import API_VERSION, describe, source_of
+from dd_plugins.installed import BASES, FILES, KINDS, MODULE, OWN, PluginInfo, damaged_distributions, list_plugins
+from dd_plugins.sources import API_VERSION
 
-KINDS = ("parameterization", "objective", "pruning", "dataset", "network", "benchmark")
-OWN = "dd-plugins"
-MODULE = "module"  # stands for the distribution of a plugin that is named as module:Class
-# Where each kind's base class lives: looked up when a plugin is loaded, never at a listing.
-BASES = {
-    "parameterization": "dd_plugins.api:Parameterization",
-    "objective": "dd_plugins.api:MatchingObjective",
-    "pruning": "dd_plugins.api:PruningStrategy",
-    "dataset": "dd_plugins.api:Dataset",
-    "network": "dd_plugins.api:Network",
-    "benchmark": "dd_plugins.api.benchmark:Benchmark",
-}
-
+__all__ = [
+    "BASES",
+    "FILES",
+    "KINDS",
+    "MODULE",
+    "OWN",
+    "PluginInfo",
+    "add_trusted",
+    "base_of",
+    "canonical",
+    "classes_named_in",
+    "contract_problem",
+    "create",
+    "damaged_distributions",
+    "find",
+    "is_installed",
+    "list_plugins",
+    "load",
+    "load_class",
+    "trusted",
+]
 
 # A module:Class, alone or followed by the argument of a data set.
 _CLASS = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*)(?::.*)?", re.DOTALL)
@@ -80,96 +86,44 @@ def classes_named_in(arguments: Iterable[str]) -> list[str]:
     return [spec for spec in found if not is_installed("dataset", spec.partition(":")[0])]
 
 
-@dataclass(frozen=True)
-class PluginInfo:
-    """What the metadata of an installed distribution says about one plugin.
-
-    Attributes:
-        kind: One of ``KINDS``.
-        name: The entry point's name.
-        distribution: The package that offers it, and its ``version``.
-        value: ``module:Class``.
-    """
-
-    kind: str
-    name: str
-    distribution: str
-    version: str
-    value: str
-
-    @property
-    def spec(self) -> str:
-        """The name that always means this plugin: short for a built-in, ``distribution/name``, or ``module:Class``."""
-        if self.distribution == OWN:
-            return self.name
-        return self.value if self.distribution == MODULE else f"{self.distribution}/{self.name}"
-
-    def source(self) -> Path | None:
-        """The file that defines the class, found without importing it; None if there is none."""
-        module = self.value.partition(":")[0]
-        return source_of(module)
-
-    def status(self) -> tuple[str, str]:
-        """What a list shows, read from the source without importing it.
-
-        Returns:
-            ``("ok", one line about it)``, ``("broken", why)``, or ``("missing", how to install it)`` where the class
-            says by ``needs = "module"`` that it is no use without one; the distribution has an extra of that name.
-        """
-        path = self.source()
-        if path is None:
-            return "broken", f"there is no module {self.value.partition(':')[0]}"
-        status, line, needs = describe(path, self.value.partition(":")[2])
-        if needs and importlib.util.find_spec(needs.partition(".")[0]) is None:
-            return "missing", f"pip install '{self.distribution}[{needs}]'"
-        return status, line
-
-    def record(self) -> dict[str, str]:
-        """What a run's record keeps of a plugin: distribution, version, entry point and the hash of its source."""
-        path = self.source()
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
-        return {
-            "name": self.name,
-            "distribution": self.distribution,
-            "version": self.version,
-            "entry_point": self.value,
-            "sha256": digest,
-        }
-
-
-def list_plugins(kind: str) -> list[PluginInfo]:
-    """All plugins of a kind, sorted by name; imports none of them."""
-    found: set[PluginInfo] = set()
-    read: dict[int, tuple[str, str]] = {}  # parsing the metadata of a distribution takes longer than all else
-    for entry in _entry_points(f"dd_plugins.{kind}"):
-        if id(entry.dist) not in read:
-            read[id(entry.dist)] = _stated(entry, "Name"), _stated(entry, "Version")
-        found.add(PluginInfo(kind, entry.name, *read[id(entry.dist)], _target(entry)))
-    return sorted(found, key=lambda info: (info.name, info.distribution != OWN, info.distribution))
-
-
-def find(kind: str, spec: str) -> PluginInfo:
+def find(kind: str, spec: str, within: str = OWN) -> PluginInfo:
     """Resolves ``name``, ``distribution/name`` or ``module:Class`` to a plugin, without importing it.
 
     Case is ignored where no name is equal to ``spec``; ``module:Class`` is taken as written. Built-in names are
-    reserved: the short form of a name that is built in means the built-in, always.
+    reserved: the short form of a name that is built in always means the built-in plugin.
+
+    Args:
+        kind: One of ``KINDS``.
+        spec: The name.
+        within: The distribution whose file uses the name; its own plugins come before those of others.
 
     Raises:
         UnknownPluginError: With near matches, the kind that has this name, and all installed names.
-        AmbiguousPluginError: If two distributions offer the name; names both.
+        AmbiguousPluginError: If several distributions offer the name; lists them.
     """
-    if ":" in spec:
-        return PluginInfo(kind, spec.partition(":")[2], MODULE, "", spec)
-    installed = list_plugins(kind)
-    own = [info for info in installed if info.distribution == OWN]
-    matching = _matching(spec, own) or _matching(spec, installed)
-    if not matching:
+    found, installed = _candidates(kind, spec, within)
+    if not found:
         others = {other: [info.spec for info in list_plugins(other)] for other in KINDS if other != kind}
         raise UnknownPluginError(names.unknown(kind, spec, sorted({info.spec for info in installed}), others))
-    if len(matching) > 1:
-        choices = " or ".join(f"{info.distribution}/{info.name}" for info in matching)
-        raise AmbiguousPluginError(f"more than one distribution offers the {kind} {spec!r}: write {choices}")
-    return matching[0]
+    if len(found) > 1:
+        choices = list(dict.fromkeys(f"{info.distribution}/{info.name}" for info in found))
+        if len(choices) == 1:
+            raise AmbiguousPluginError(f"{choices[0]} is offered as {' and '.join(info.value for info in found)}")
+        raise AmbiguousPluginError(
+            f"more than one distribution offers the {kind} {spec!r}: write {' or '.join(choices)}"
+        )
+    return found[0]
+
+
+def _candidates(kind: str, spec: str, within: str) -> tuple[list[PluginInfo], list[PluginInfo]]:
+    """The plugins that a name may mean, see `find`, and all that are installed."""
+    if ":" in spec and kind not in FILES:
+        return [PluginInfo(kind, spec.partition(":")[2], MODULE, "", spec)], []
+    installed = list_plugins(kind)
+    for distribution in dict.fromkeys((OWN, within)):
+        if found := _matching(spec, [info for info in installed if info.distribution == distribution]):
+            return found, installed
+    return _matching(spec, installed), installed
 
 
 def _matching(spec: str, infos: Sequence[PluginInfo]) -> list[PluginInfo]:
@@ -186,14 +140,10 @@ def is_installed(kind: str, spec: str) -> bool:
     return bool(names.matches(spec, both))
 
 
-def canonical(kind: str, spec: str) -> str:
-    """The spelling that records and run ids hold: a plugin's ``spec``; what no plugin has is returned as it is."""
-    if ":" in spec:
-        return spec
-    try:
-        return find(kind, spec).spec
-    except (UnknownPluginError, AmbiguousPluginError):
-        return spec
+def canonical(kind: str, spec: str, within: str = OWN) -> str:
+    """The spelling in records and run ids: the ``spec`` of the plugin that `find` returns; other names unchanged."""
+    found, _ = _candidates(kind, spec, within)
+    return found[0].spec if len(found) == 1 else spec
 
 
 def base_of(kind: str) -> type[Any]:
@@ -314,44 +264,3 @@ def contract_problem(loaded: type[Any]) -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _target(entry: EntryPoint) -> str:
-    """``module:Class``, without extras in brackets."""
-    return entry.value.partition("[")[0].strip()
-
-
-def _stated(entry: EntryPoint, key: str) -> str:
-    """What the distribution's metadata say; a question mark where they are missing."""
-    metadata = entry.dist.metadata if entry.dist else None
-    return str(metadata[key]) if metadata and key in metadata else "?"
-
-
-def _entry_points(group: str) -> list[EntryPoint]:
-    try:
-        return list(entry_points(group=group))
-    except Exception:  # one distribution's metadata are damaged: the others still count
-        return [entry for entries, _ in _entry_points_by_distribution() for entry in entries if entry.group == group]
-
-
-def damaged_distributions() -> list[tuple[str, str]]:
-    """Installed distributions whose entry points cannot be read, each with the cause; their plugins are not listed."""
-    try:
-        entry_points(group=f"dd_plugins.{KINDS[0]}")
-    except Exception:
-        return [damage for _, damage in _entry_points_by_distribution() if damage is not None]
-    return []
-
-
-def _entry_points_by_distribution() -> Iterator[tuple[list[EntryPoint], tuple[str, str] | None]]:
-    """The entry points of each distribution, the first of a name alone; or its place and why they cannot be read."""
-    seen: set[str] = set()
-    for distribution in distributions():
-        place = str(getattr(distribution, "_path", "?"))
-        try:
-            name = str(distribution.metadata["Name"])
-            if name not in seen:
-                yield list(distribution.entry_points), None
-            seen.add(name)
-        except Exception as error:
-            yield [], (place, _one_line(error))

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from tiny_runs import command
+from wrong_formats import WRONG_FORMATS, OneFile
 from wrong_plugins import (
     GOOD,
     WRONG,
@@ -23,6 +24,7 @@ from dd_plugins.testing import check_plugin, checks_for, parametrize_with_checks
 from dd_plugins.testing.checks import CHECKS
 
 BUILT_IN = {kind: [i.name for i in registry.list_plugins(kind) if i.distribution == registry.OWN] for kind in CHECKS}
+WRONG = {**WRONG, "format": WRONG_FORMATS}
 NEED_FILES = {"folder", "imagenet", "parquet"}  # an argument says where
 
 
@@ -60,10 +62,15 @@ def test_benchmarks(check):
     check()
 
 
+@parametrize_with_checks(of_kind("format"), "format")
+def test_formats(check):
+    check()
+
+
 # ---- the checks themselves -----------------------------------------------------------------------------------------
 
 
-@parametrize_with_checks(GOOD)
+@parametrize_with_checks([*GOOD, OneFile])
 def test_plugins_that_keep_their_contract_pass(check):
     check()
 

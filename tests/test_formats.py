@@ -15,11 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_runs import command, run
 
-from benchmark_adapters.formats import FORMATS, load_format
-from benchmark_adapters.formats.base import Exported, load_tensors
+from benchmark_adapters.formats import load_format
+from benchmark_adapters.formats.base import load_tensors
 from benchmark_adapters.formats.dc_bench import LAYOUTS
 from dd_plugins import __version__
 from dd_plugins.api import DataError, RawData, UsageError
+from dd_plugins.api.format import Exported
 from dd_plugins.datasets import build_real_data, load_dataset
 from dd_plugins.datasets.zca import whitened
 from dd_plugins.seeds import make_generator
@@ -300,7 +301,7 @@ def test_dc_bench_finds_its_files_and_constants(layout, files, tmp_path):
 def test_dc_bench_says_what_it_does_not_know(tmp_path):
     with pytest.raises(UsageError, match="DC-BENCH does not know the data set digits; it knows cifar10, cifar100"):
         load_format("dc-bench").write(exported(make_real("digits", (1, 8, 8))), tmp_path)
-    with pytest.raises(UsageError, match="no layout 'mtt'; there are dc, dsa, dm, tm, random, kmeans"):
+    with pytest.raises(UsageError, match=r"format\.layout = 'mtt'.*'dc', 'dsa', 'dm', 'tm', 'random' or 'kmeans'"):
         load_format("dc-bench", {"layout": "mtt"}).write(exported(make_real()), tmp_path)
     assert not list(tmp_path.iterdir())
     real = make_real()
@@ -457,7 +458,7 @@ def test_unknown_formats_and_data_sets_are_named(tmp_path):
     with pytest.raises(DataError, match="what images of digits were normalised with is not known"):
         load_format("dc").read(tmp_path / "res_x.pt", make_real("digits", (1, 8, 8)))
     for name in ("dc", "mtt", "ddranking"):
-        with pytest.raises(UsageError, match="is read, not written"):
+        with pytest.raises(UsageError, match="is for import only"):
             load_format(name).write(exported(make_real()), tmp_path / "new")
 
 
@@ -532,4 +533,3 @@ def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys):
         assert error.count("\n") == 1 or "--ipc" in error  # that one is typer's own
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "y").exists()
-    assert len(FORMATS) == 7

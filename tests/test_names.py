@@ -3,8 +3,7 @@
 import pytest
 from tiny_runs import command
 
-from benchmark_adapters.formats import EXPORTED, FORMATS, load_format
-from benchmark_adapters.formats.base import Format
+from benchmark_adapters.formats import exporting
 from benchmark_adapters.runs.benchmarks import split_settings
 from benchmark_adapters.runs.compare import contenders, matrix
 from benchmark_adapters.runs.identity import compute_run_id
@@ -133,18 +132,13 @@ def test_all_unknown_settings_are_named_at_once_and_many_are_cut():
     assert len(str(caught.value)) < 3000
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
-def test_formats_that_export_are_those_that_write(name):
-    assert (type(load_format(name.upper())).write is not Format.write) == (name in EXPORTED)
-
-
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["export", "x", "--to", "hf", "--root", "y"], f"formats that export: {', '.join(EXPORTED)}"),
+        (["export", "x", "--to", "hf", "--root", "y"], f"formats that export: {', '.join(exporting())}"),
         (["export", "x", "--to", "mtt", "--root", "y"], "mtt is for import only; formats that export: dc-bench"),
         (["export", "x", "--to", "parqet", "--root", "y"], "did you mean parquet?"),
-        (["import", "x", "--from", "hf"], f"installed: {', '.join(sorted(FORMATS))}"),
+        (["import", "x", "--from", "hf"], f"installed: {', '.join(i.spec for i in registry.list_plugins('format'))}"),
         (["run", "--method", "convnet"], "convnet is a network: --network convnet"),
         (["run", "--protocol", "dsaa"], "did you mean dsa"),
     ],

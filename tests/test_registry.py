@@ -87,6 +87,8 @@ def test_every_built_in_is_ok_described_and_loads(kind):
         assert len(line) > 15
         assert "\n" not in line
         assert info.spec == info.name
+        if kind in registry.FILES:
+            continue
         loaded = registry.load(kind, info.name)
         assert f"{loaded.__module__}:{loaded.__qualname__}" == info.value
 

@@ -39,12 +39,12 @@ def check(
 
     from benchmark_adapters.cli.output import say
     from benchmark_adapters.escape import rich_text
-    from dd_plugins import registry
     from dd_plugins.engine.config import settings_of
     from dd_plugins.names import choose
     from dd_plugins.testing import checks_for
+    from dd_plugins.testing.checks import CHECKS
 
-    kind = choose("kind", kind, registry.KINDS) if kind else None
+    kind = choose("kind", kind, CHECKS) if kind else None
     checks = checks_for(plugin, kind, settings_of(assignments) if assignments else None)
     console = Console()
     table = Table(title=rich_text(f"{plugin} ({checks[0].subject.kind})"))

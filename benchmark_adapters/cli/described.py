@@ -1,4 +1,4 @@
-"""The settings of a plugin or protocol for people, cached by the sources that they were read from."""
+"""The settings of a plugin as a table, cached by the sources that they were read from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from dd_plugins import __version__, registry
+from dd_plugins.sources import read_file
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -34,8 +35,8 @@ def described(kind: str, name: str) -> Described:
     """The settings of a plugin or a protocol; imports it only where its sources changed since the last call.
 
     Args:
-        kind: One of the registry's kinds, or ``protocol``.
-        name: Of the plugin or the protocol, in its canonical spelling.
+        kind: One of the registry's kinds, but not ``method``.
+        name: The name in its canonical spelling.
     """
     identity, own = _identity(kind, name)
     file = _cache_file([__version__, sys.version, kind, *identity]) if own else None
@@ -48,17 +49,23 @@ def described(kind: str, name: str) -> Described:
 
 
 def _identity(kind: str, name: str) -> tuple[list[str], list[Path]]:
-    """What tells it from others, and the files that define it; none if it cannot be cached."""
-    if kind == "protocol":
-        from dd_plugins.engine import catalogue
-
-        chain = [name]
-        while base := catalogue.raw(kind, chain[-1]).get("extends"):
-            chain.append(base)
-        return [name], [Path(str(catalogue.file_of(kind, each))) for each in chain]
+    """What identifies it, and the files that define it; no files if it cannot be cached."""
     info = registry.find(kind, name)
-    source = None if info.distribution == registry.MODULE else info.source()
-    return [info.distribution, info.version, info.value], [source] if source else []
+    files = [] if info.distribution == registry.MODULE else [info.source()]
+    if kind == "protocol":
+        files = list(_protocol_files(info))
+    return [info.distribution, info.version, info.value], [path for path in files if path]
+
+
+def _protocol_files(info: registry.PluginInfo) -> Iterator[Path]:
+    """The file of a protocol and those of the protocols that it extends; none after one that is damaged."""
+    seen: list[Path] = []
+    while (path := info.source()) and path not in seen:
+        yield path
+        seen.append(path)
+        with suppress(ValueError):
+            if isinstance(base := read_file(path).get("extends"), str):
+                info = registry.find("protocol", base, info.distribution)
 
 
 def _read(kind: str, name: str) -> tuple[Described, set[str]]:
@@ -71,7 +78,8 @@ def _read(kind: str, name: str) -> tuple[Described, set[str]]:
         made = load_protocol(name)
         prose = {f"{kind}.{key}" for key in ("name", "summary", "source")}
         rows = [list(row) for row in _settings(Protocol, kind, made) if row[0] not in prose]
-        found = Described(f"{made.summary} ({made.source})", rows)
+        about = f"{made.summary} ({made.source})" if made.source else made.summary
+        found = Described(about, rows)
         return found, _packages(Protocol, *Protocol.__mro__)
     cls = registry.load(kind, name)
     about = (inspect.getdoc(cls) or "").partition("\n\n")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,7 @@ Files are read without running anything in them. `dd-bench eval RUN` scores the 
 
 def export_run(
     stored: Annotated[str, typer.Argument(metavar="RUN|FILE", help="A run, or a synthetic.safetensors.")],
-    to: Annotated[str, typer.Option("--to", help="Format: dc-bench, pt, imagefolder or parquet.")],
+    to: Annotated[str, typer.Option("--to", help="Format: dc-bench, pt, imagefolder, parquet, ...")],
     root: Annotated[Path, typer.Option("--root", help="Where to: a new folder; for dc-bench its checkout, or any.")],
     layout: Annotated[
         str | None,
@@ -62,10 +62,11 @@ def export_run(
     from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.system import choose_device
 
-    form = load_format(to, {"layout": layout} if layout else {}, to_export=True)
+    settings, others = _settings(assignments or [])
+    form = load_format(to, {"layout": layout, **settings} if layout else settings, to_export=True)
     with _said_of_an_interrupt("interrupted; nothing was written"):
         options, reporter = Options(out, choose_device("cpu"), data_root), Reporter(Console(stderr=True))
-        written = export_set(stored, form, root, dataset, assignments or [], options, reporter)
+        written = export_set(stored, form, root, dataset, others, options, reporter)
     for path in written:
         say(path)
 
@@ -73,7 +74,8 @@ def export_run(
 def import_run(
     path: Annotated[Path, typer.Argument(help="The file or folder.")],
     source: Annotated[
-        str, typer.Option("--from", help="Format: dc, mtt, dc-bench, ddranking, pt, imagefolder or parquet.")
+        str,
+        typer.Option("--from", help="Format: dc, mtt, dc-bench, pt, ... (dd-bench list format)."),
     ],
     dataset: Dataset = None,
     ipc: Annotated[
@@ -91,13 +93,22 @@ def import_run(
     from benchmark_adapters.runs.system import choose_device
 
     options = Options(out, choose_device("cpu"), data_root)
-    flags = {"dataset": dataset, "ipc": ipc}
+    settings, others = _settings(assignments or [])
+    form, flags = load_format(source, settings), {"dataset": dataset, "ipc": ipc}
     with _said_of_an_interrupt("interrupted; the same command begins again"):
-        record = import_set(path, load_format(source), name, flags, assignments or [], options)
+        record = import_set(path, form, name, flags, others, options)
     counts = record["images_per_class"]
     say(f"run {record['id']}: {record['name']}, {sum(counts)} images, IPC {record['config']['ipc']}")
     say("its images count as pixels, whatever held them before: scores against the budget are those of this IPC")
     say(f"next: dd-bench eval {record['id']}")
+
+
+def _settings(assignments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The settings of the format (``format.KEY=VALUE``), and the other assignments."""
+    from dd_plugins.engine.config import settings_of
+
+    own = [text for text in assignments if text.strip().startswith("format.")]
+    return settings_of(own).get("format", {}), [text for text in assignments if text not in own]
 
 
 @contextmanager

@@ -1,18 +1,21 @@
-"""dd-bench list: what is installed, read from metadata and sources alone; and the settings of one of them."""
+"""dd-bench list: the installed plugins, read from metadata and sources alone; and the settings of one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmark_adapters.cli.output import say
 
+if TYPE_CHECKING:
+    from dd_plugins.registry import PluginInfo
+
 EPILOG = """
 **Examples**
 
-`dd-bench list` lists everything: plugins, methods, protocols and formats
+`dd-bench list` lists all plugins: classes, methods and protocols
 
 `dd-bench list parameterization`
 
@@ -28,90 +31,83 @@ def list_plugins(
     kind: Annotated[str | None, typer.Argument(help="parameterization, objective, method, protocol, ...")] = None,
     name: Annotated[str | None, typer.Argument(help="One of them: its settings are shown.")] = None,
 ) -> None:
-    """List all plugins, methods, protocols and formats with origin, version and status; or the settings of one."""
-    from benchmark_adapters import catalogue
+    """List all plugins with origin, version and status; or the settings of one."""
     from dd_plugins import registry
 
-    kinds = (*registry.KINDS, *catalogue.KINDS)
-    wanted = _kind(kind, kinds) if kind else None
+    wanted = _kind(kind) if kind else None
     if wanted and name:
         _show_one(wanted, name)
         return
-    rows = [row for each in kinds if wanted in (None, each) for row in _rows(each)]
+    rows = [_row(info) for each in registry.KINDS if wanted in (None, each) for info in registry.list_plugins(each)]
     _print(("kind", "name", "origin", "version", "status", "what it is"), rows, styles=[STYLES.get(r[4]) for r in rows])
     for place, why in registry.damaged_distributions():
         say(f"{place}: its entry points cannot be read, so its plugins are not listed ({why})")
 
 
-def _kind(text: str, kinds: Sequence[str]) -> str:
-    """The kind that is meant, in the singular; where a name stands in its place, the error says what to write."""
+def _row(info: PluginInfo) -> tuple[str, ...]:
+    status, line = info.status()
+    if info.kind == "format" and info.constants().get("import_only"):
+        line = f"{line} (import only)"
+    return info.kind, info.spec, info.distribution, info.version, status, line
+
+
+def _kind(text: str) -> str:
+    """The kind for a word in singular or plural; for a name, the error says what to write."""
     from dd_plugins.errors import UnknownPluginError
     from dd_plugins.names import canonical, choose, matches, suggestion
+    from dd_plugins.registry import KINDS, list_plugins
 
     for form in (text, text.removesuffix("s"), text.removesuffix("S")):
-        if canonical(form, kinds) in kinds:
-            return canonical(form, kinds)
-    if found := [f"dd-bench list {kind} {name}" for kind in kinds for name in matches(text, _names(kind))]:
+        if canonical(form, KINDS) in KINDS:
+            return canonical(form, KINDS)
+    specs = {kind: [info.spec for info in list_plugins(kind)] for kind in KINDS}
+    if found := [f"dd-bench list {kind} {name}" for kind in KINDS for name in matches(text, specs[kind])]:
         raise UnknownPluginError(f"unknown kind {text!r}{suggestion(found)}")
-    return choose("kind", text, kinds)
-
-
-def _names(kind: str) -> list[str]:
-    from benchmark_adapters import catalogue
-    from dd_plugins import registry
-
-    if kind in catalogue.KINDS:
-        return catalogue.names(kind)
-    return [info.spec for info in registry.list_plugins(kind)]
-
-
-def _rows(kind: str) -> Iterator[tuple[str, ...]]:
-    """The rows of one kind."""
-    from benchmark_adapters import catalogue
-    from dd_plugins import __version__, registry
-
-    if kind in catalogue.KINDS:
-        for name in catalogue.names(kind):
-            yield kind, name, registry.OWN, __version__, "ok", catalogue.about(kind, name)
-        return
-    for info in registry.list_plugins(kind):
-        status, line = info.status()
-        yield kind, info.spec, info.distribution, info.version, status, line
+    return choose("kind", text, KINDS)
 
 
 def _show_one(kind: str, name: str) -> None:
     """A line about it, and all its settings."""
-    from benchmark_adapters import catalogue
     from benchmark_adapters.cli.described import described
     from dd_plugins import registry
-    from dd_plugins.names import choose
 
-    plugin = kind not in catalogue.KINDS
-    name = registry.find(kind, name).spec if plugin else choose(kind, name, catalogue.names(kind))
-    if kind == "format":
-        say(f"{name}: {catalogue.about(kind, name)}")
-    elif kind == "method":
-        _show_method(name)
-    else:
-        found = described(kind, name)
-        say(f"{name}: {found.about}")
-        _print(("setting", "default" if kind != "protocol" else "value", "what it is"), found.rows)
+    info = registry.find(kind, name)
+    if kind == "method":
+        _show_method(info)
+        return
+    found = described(kind, info.spec)
+    say(f"{info.spec}: {found.about}")
+    _print(("setting", "default" if kind != "protocol" else "value", "what it is"), found.rows)
 
 
-def _show_method(name: str) -> None:
-    """The parts of a method, and its settings block by block; later blocks win where they apply."""
+def _show_method(info: PluginInfo) -> None:
+    """The parts of a method, and its settings block by block; later blocks win where they apply.
+
+    Raises:
+        PluginLoadError: If its file is damaged.
+    """
     from benchmark_adapters.cli.described import written
-    from dd_plugins.engine import catalogue
+    from dd_plugins.errors import PluginLoadError
+    from dd_plugins.sources import read_file
 
-    content = catalogue.raw("method", name)
-    say(f"{name}: {content['summary']}")
+    path, (status, line) = info.source(), info.status()
+    if path is None or status != "ok":
+        raise PluginLoadError(f"method {info.spec!r} ({info.distribution} {info.version}): {line}")
+    content = read_file(path)
+    say(f"{info.spec}: {line}")
     say(f"parts: --param {content['parameterization']} --objective {content['objective']}")
-    rows = [
-        (key, written(value), *((block.applies, block.source) if number == 0 else ("", "")))
-        for block in catalogue.blocks(name)
-        for number, (key, value) in enumerate(block.values)
-    ]
+    rows = []
+    for block in content.get("settings", ()):
+        scaled = {key: f"{value} x IPC" for key, value in block.get("per_ipc", {}).items()}
+        values = {**block.get("set", {}), **scaled}
+        applies = ", ".join(f"{key} {_alternatives(value)}" for key, value in block.get("for", {}).items()) or "all"
+        firsts = [(applies, " ".join(block["source"].split())), *[("", "")] * len(values)]
+        rows += [(key, written(value), *first) for (key, value), first in zip(values.items(), firsts, strict=False)]
     _print(("setting", "value", "for", "source"), rows)
+
+
+def _alternatives(value: object) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _print(header: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str | None] = ()) -> None:

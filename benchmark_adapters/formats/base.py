@@ -1,4 +1,4 @@
-"""What a format is, and what all formats share: tensors without code, files that are whole or not there."""
+"""What formats share: reading tensors without executing code, and checks of what was read."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import re
 import resource
 import warnings
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from dd_plugins.api import DataError, DataSpec, RealData, UsageError
+from dd_plugins.api import DataError, DataSpec
 from dd_plugins.api.faults import shown
+from dd_plugins.api.format import Imported
 from dd_plugins.api.memory import in_units
 from dd_plugins.api.reading import check_regular
 from dd_plugins.errors import is_out_of_memory
@@ -28,61 +27,6 @@ from dd_plugins.errors import is_out_of_memory
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 LOADING = 2**30  # bytes that torch may take to load a file, besides those of its tensors
 INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool})
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A decoded set on its way out.
-
-    Attributes:
-        images: Float, ``(N, C, H, W)``, model space, ordered by class.
-        targets: int64, ``(N,)``.
-        data: The spec of the data set.
-        class_names: One name a class.
-        ipc: The budget of the run, in images per class.
-        notes: Where the set comes from: run, method, data settings.
-    """
-
-    images: Tensor
-    targets: Tensor
-    data: DataSpec
-    class_names: tuple[str, ...]
-    ipc: int
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A set on its way in: images (float, ``(N, C, H, W)``, model space) and targets (int64, ``(N,)``), as they lie."""
-
-    images: Tensor
-    targets: Tensor
-
-
-class Format(ABC):
-    """A layout of files.
-
-    Attributes:
-        holds_pictures: Whether images are written for viewing too, in the colours of the data set.
-    """
-
-    holds_pictures: ClassVar[bool] = False
-
-    def write(self, exported: Exported, root: Path) -> list[Path]:
-        """Writes a set below ``root``; what is there already is never touched.
-
-        Raises:
-            UsageError: If this format cannot hold the set, or something is in its place.
-        """
-        raise UsageError(f"{type(self).__name__} is read, not written; export as dc-bench, pt, imagefolder or parquet")
-
-    @abstractmethod
-    def read(self, path: Path, real: RealData) -> Imported:
-        """Reads a set and brings it into the model space of ``real``.
-
-        Raises:
-            DataError: If a file is missing, damaged, holds code, or holds a set of other data.
-        """
 
 
 def load_tensors(path: Path) -> Any:

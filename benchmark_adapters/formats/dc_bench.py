@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from benchmark_adapters.formats.base import Exported, Format, Imported, load_tensors, rescaled
+from benchmark_adapters.formats.base import load_tensors, rescaled
 from benchmark_adapters.formats.pt import read_about, write_about
 from benchmark_adapters.formats.published import OF_DC, Constants, into_model_space, last_experiment
 from dd_plugins import __version__
-from dd_plugins.api import DataError, DataSpec, RealData, UsageError, staged
+from dd_plugins.api import DataError, DataSpec, PluginConfig, RealData, UsageError, staged
+from dd_plugins.api.format import Exported, Format, Imported
 
 RESULTS = "distilled_results"
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "tinyimagenet"}
 CONSTANTS = {name: OF_DC[name] for name in NAMES}
 KINDS = {"cifar10": (10, 32), "cifar100": (100, 32), "tiny-imagenet": (200, 64)}  # classes, pixels a side
 MATCHED = {"dc": "DC", "dsa": "DSA", "dm": "DM"}  # one file, with a list of experiments
-PAIRS = {  # two files: folder, and names before _images or _labels and behind
+PAIRS = {  # two files: folder, and the pattern of their names
     "tm": ("TM", "{part}_best.pt"),
     "random": ("random", "{ds}_IPC{ipc}_normalize_{part}.pt"),
     "kmeans": ("Kmeans", "{ds}_IPC{ipc}_{part}.pt"),
@@ -38,15 +40,19 @@ SHARDED, SHARDS = ("tm", "tinyimagenet", 50), 5  # the one set that lies in imag
 BUNDLE = "bundle.json"
 
 
-@dataclass(frozen=True)
 class DCBenchFormat(Format):
-    """A set in the place of one of the methods that DC-BENCH knows.
+    """The folders of DC-BENCH's evaluator, in the place of one of the methods that it knows."""
 
-    Attributes:
-        layout: The method whose place it takes: ``dc``, ``dsa``, ``dm``, ``tm``, ``random`` or ``kmeans``.
-    """
+    api_version = 2
 
-    layout: str = "dm"
+    class Config(PluginConfig):
+        """Settings of DC-BENCH's folders."""
+
+        layout: Literal["dc", "dsa", "dm", "tm", "random", "kmeans"] = Field(
+            "dm", description="the method whose place the set takes"
+        )
+
+    config: Config
 
     def write(self, exported: Exported, root: Path) -> list[Path]:
         """Writes ``root/distilled_results/METHOD/DATASET/IPCn``; images are normalised with DC-BENCH's constants.
@@ -57,7 +63,7 @@ class DCBenchFormat(Format):
         data = exported.data
         target = self.place(root, data.name, exported.ipc)
         whitened = data.whitened
-        if whitened and self.layout != "tm":
+        if whitened and self.config.layout != "tm":
             raise UsageError("a whitened set goes into the layout tm alone; DC-BENCH tests it on images not whitened")
         # Whitened values go out as they are, in the one place where such sets are usual.
         constants = None if whitened else CONSTANTS[data.name]
@@ -93,23 +99,23 @@ class DCBenchFormat(Format):
         """The folder in which DC-BENCH looks for a set, below its checkout.
 
         Raises:
-            UsageError: If it knows no such layout, or no such data set.
+            UsageError: If it knows no such data set.
         """
-        if self.layout not in LAYOUTS:
-            raise UsageError(f"DC-BENCH has no layout {self.layout!r}; there are {', '.join(LAYOUTS)}")
+        layout = self.config.layout
         if dataset not in NAMES:
             raise UsageError(f"DC-BENCH does not know the data set {dataset}; it knows {', '.join(NAMES)}")
-        method = MATCHED[self.layout] if self.layout in MATCHED else PAIRS[self.layout][0]
+        method = MATCHED[layout] if layout in MATCHED else PAIRS[layout][0]
         return root / RESULTS / method / NAMES[dataset] / f"IPC{ipc}"
 
     def _files(self, dataset: str, ipc: int, images: Tensor, targets: Tensor) -> Mapping[str, Any]:
-        if self.layout in MATCHED:
+        layout = self.config.layout
+        if layout in MATCHED:
             network = "ConvNetD4" if dataset == "tinyimagenet" else "ConvNet"
-            name = f"res_{MATCHED[self.layout]}_{dataset}_{network}_{ipc}ipc.pt"
+            name = f"res_{MATCHED[layout]}_{dataset}_{network}_{ipc}ipc.pt"
             return {name: {"data": [[images, targets]]}}
-        pattern = PAIRS[self.layout][1]
+        pattern = PAIRS[layout][1]
         both = {"images": images, "labels": targets}
-        if (self.layout, dataset, ipc) == SHARDED:  # cloned, for a view would be saved with all that it is a view of
+        if (layout, dataset, ipc) == SHARDED:  # cloned, for a view would be saved with all that it is a view of
             return {
                 name: shard.clone()
                 for part, tensor in both.items()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmark_adapters.formats.base import Exported, Format, Imported, checked
+from benchmark_adapters.formats.base import checked
 from benchmark_adapters.formats.pt import ABOUT, same_spec, test_images, write_about
 from benchmark_adapters.report.pictures import picture
 from dd_plugins.api import RealData, SyntheticFileError, read_tensors, staged, write_tensors
+from dd_plugins.api.format import Exported, Format, Imported
 from dd_plugins.api.reading import read_json
 from dd_plugins.datasets import pixel_values
 from dd_plugins.errors import DataError
@@ -29,6 +30,8 @@ class ImageFolders(Format):
     Folders have the names of the classes, as far as file systems allow; ``classes.json`` lists them in the order of
     the labels, which need not be that of the alphabet.
     """
+
+    api_version = 2
 
     holds_pictures = True
 

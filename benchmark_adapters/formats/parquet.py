@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from benchmark_adapters.escape import markdown
-from benchmark_adapters.formats.base import Exported, Format, Imported, checked
+from benchmark_adapters.formats.base import checked
 from benchmark_adapters.formats.imagefolder import pictures_of
 from benchmark_adapters.formats.pt import ABOUT, same_spec, test_images, write_about
 from benchmark_adapters.report.statistics import Estimate
 from dd_plugins.api import DataError, RealData, staged
 from dd_plugins.api.faults import shortened
+from dd_plugins.api.format import Exported, Format, Imported
 from dd_plugins.api.memory import require_memory
 from dd_plugins.api.reading import check_regular
 
@@ -63,6 +64,8 @@ The licence is that of the data the set was made from. Written by dd-plugins; `a
 
 class ParquetFormat(Format):
     """``data/train-00000-of-00001.parquet`` as `datasets.load_dataset` reads it, and a ``README.md``."""
+
+    api_version = 2
 
     holds_pictures = True
 

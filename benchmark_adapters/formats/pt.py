@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.formats.base import Exported, Format, Imported, checked, load_tensors
+from benchmark_adapters.formats.base import checked, load_tensors
 from dd_plugins.api import DataError, RealData, staged
+from dd_plugins.api.format import Exported, Format, Imported
 from dd_plugins.api.reading import read_json
 from dd_plugins.api.stored import spec_from
 
@@ -19,6 +20,8 @@ ABOUT = "about.json"
 
 class PtFormat(Format):
     """``set.pt``: ``images`` (model space), ``labels``, and what normalises pixels into that space; ``about.json``."""
+
+    api_version = 2
 
     def write(self, exported: Exported, root: Path) -> list[Path]:
         """Writes the folder ``root``."""

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmark_adapters.formats.base import Format, Imported, checked, load_tensors, rescaled
+from benchmark_adapters.formats.base import checked, load_tensors, rescaled
 from dd_plugins.api import DataError, DataSpec, RealData
+from dd_plugins.api.format import Format, Imported
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 CIFAR10: Constants = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -34,6 +35,9 @@ OF_DDRANKING = OF_MTT  # the same ones
 class DC(Format):
     """``res_METHOD_DATASET_NETWORK_Kipc.pt``: the last of its experiments."""
 
+    api_version = 2
+    import_only = True
+
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the file."""
         images, targets = last_experiment(path)
@@ -43,6 +47,9 @@ class DC(Format):
 class MTT(Format):
     """A folder with ``images_best.pt`` and ``labels_best.pt``, in whitened space where the data set is whitened."""
 
+    api_version = 2
+    import_only = True
+
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the folder."""
         images, targets = (load_tensors(path / f"{name}_best.pt") for name in ("images", "labels"))
@@ -51,6 +58,9 @@ class MTT(Format):
 
 class DDRanking(Format):
     """A folder with ``images.pt`` and ``labels.pt``, normalised with DD-Ranking's constants."""
+
+    api_version = 2
+    import_only = True
 
     def read(self, path: Path, real: RealData) -> Imported:
         """Reads the folder."""

@@ -17,7 +17,6 @@ from benchmark_adapters.runs.store import read_record_file
 from dd_plugins import registry
 from dd_plugins.api import DDPluginsError, Parameterization, StorageBudget, UsageError
 from dd_plugins.engine.config import RunConfig, resolve
-from dd_plugins.engine.methods import canonical_method
 from dd_plugins.errors import OUT_OF_MEMORY, is_out_of_memory
 from dd_plugins.names import canonical
 
@@ -105,17 +104,25 @@ def contenders(names: Sequence[str], assignments: Sequence[str]) -> list[Contend
     Raises:
         UsageError: If an assignment is for a method that does not take part.
     """
-    names = [_canonical_contender(name) for name in names]
+    names = ["".join(split_label(name)) for name in names]
     common, single = split_assignments(names, assignments)
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"{', '.join(sorted(twice))}: takes part twice; METHOD/LABEL tells them apart")
-    return [Contender(name, {"method": name.partition("/")[0]}, (*common, *single.get(name, ()))) for name in names]
+    return [Contender(name, {"method": split_label(name)[0]}, (*common, *single.get(name, ()))) for name in names]
 
 
-def _canonical_contender(name: str) -> str:
-    """``METHOD`` or ``METHOD/LABEL`` with the method's canonical name."""
-    method, slash, label = name.partition("/")
-    return f"{canonical_method(method)}{slash}{label}"
+def split_label(name: str) -> tuple[str, str]:
+    """``METHOD/LABEL`` as the method's canonical name and ``/LABEL``; a method of a third party has a ``/`` of its own.
+
+    Raises:
+        UnknownPluginError: If there is no such method.
+    """
+    words = name.split("/")
+    for count in (2, 1):
+        method = "/".join(words[:count])
+        if len(words) >= count and registry.is_installed("method", method):
+            break
+    return registry.find("method", method).spec, name[len(method) :]
 
 
 def matrix(containers: Sequence[str], objectives: Sequence[str], assignments: Sequence[str]) -> list[Contender]:

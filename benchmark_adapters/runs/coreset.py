@@ -96,7 +96,7 @@ def prune_stored(
         record["name"] = f"{source.name}, {record['pruning']['strategy']}, {100 * keep:g}% kept"
         if stored is None:  # nothing was learned
             record["config"] |= {"objective": {"name": "none"}, "method": "none"}
-            record["plugins"].pop("objective", None)
+            record["plugins"] = {k: v for k, v in record["plugins"].items() if k not in ("method", "objective")}
         synthetic = reload(folder, source.config, real, options)
         protocol, device = source.config.protocol, options.device
         record = score_set(synthetic, protocol, source.config.ipc, record, folder, real, device, reporter)

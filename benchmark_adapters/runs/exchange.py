@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.formats.base import Exported, Format
 from benchmark_adapters.runs.parts import Options, load_real
 from benchmark_adapters.runs.pipeline import reload
 from benchmark_adapters.runs.progress import Reporter
@@ -21,6 +20,7 @@ from benchmark_adapters.runs.sets import Loaded, StoredSet, open_set, with_data
 from benchmark_adapters.runs.store import RunFolder, write_json
 from dd_plugins import registry
 from dd_plugins.api import DataError, DDPluginsError, RealData, StorageBudget, UsageError, write_atomically
+from dd_plugins.api.format import Exported, Format
 from dd_plugins.datasets import has_colours
 from dd_plugins.engine.config import resolve
 
@@ -154,7 +154,7 @@ def import_set(
         known = record["name"] if "imported" in record else f"imported {path.name}"
         record |= {"name": name or known, "imported": path.name}
         record["config"] |= {"objective": {"name": "none"}, "method": "none"}
-        record["plugins"].pop("objective", None)
+        record["plugins"] = {k: v for k, v in record["plugins"].items() if k not in ("method", "objective")}
         reload(folder, config, real, options)  # the budget on what the file holds, and a preview
         write_json(folder.record, record)
     return record

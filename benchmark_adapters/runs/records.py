@@ -57,7 +57,8 @@ def new_record(config: RunConfig, data: DataSpec, run_id: str, folder: RunFolder
         "config": config.model_dump(mode="json"),
         "data": data.to_dict(),
         "plugins": {
-            part: _plugin(kind, chosen.name) for part, kind in KINDS.items() if (chosen := getattr(config, part))
+            "method": _plugin("method", config.method),
+            **{part: _plugin(kind, chosen.name) for part, kind in KINDS.items() if (chosen := getattr(config, part))},
         },
         "versions": versions(),
         "storage": {

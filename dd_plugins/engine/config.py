@@ -13,6 +13,7 @@ from dd_plugins.api import ConfigError, PluginConfig, parse_config
 from dd_plugins.api.faults import shortened
 from dd_plugins.api.reading import dump_yaml, parse_yaml, read_json, read_yaml, validated
 from dd_plugins.datasets import settings_model, split_spec
+from dd_plugins.engine.files import canonical_names
 from dd_plugins.engine.methods import choose_method, exchanged_container
 from dd_plugins.engine.protocols import PartConfig, Protocol, load_protocol
 from dd_plugins.engine.suggestions import unknown_keys
@@ -139,7 +140,7 @@ def _check_alone(file_values: Mapping[str, Any], config_file: Path) -> None:
 
 
 def _resolve(file_values: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
-    file_values, given = _canonical(file_values), _canonical(given)
+    file_values, given = canonical_names(file_values), canonical_names(given)
     asked = {**file_values, **given}
     _check_names(asked)
     cell = parse_config(_Cell, {k: asked[k] for k in ("dataset", "ipc") if k in asked}, "")
@@ -227,29 +228,6 @@ def _protocol(name: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 _PROSE = ("name", "summary", "source")
-
-
-# The values that name a plugin, and its kind.
-NAMES = {
-    "parameterization.name": "parameterization",
-    "objective.name": "objective",
-    "network.name": "network",
-    "protocol.network.name": "network",
-    "pruning.name": "pruning",
-}
-
-
-def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with names of plugins in their canonical spelling; names of no plugin are left to be refused later."""
-    found = dict(values)
-    for key, kind in NAMES.items():
-        if isinstance(name := found.get(key), str):
-            found[key] = registry.canonical(kind, name)
-    for key in ("dataset", "data.as"):
-        if isinstance(spec := found.get(key), str):
-            head, _ = split_spec(spec)
-            found[key] = registry.canonical("dataset", head) + spec[len(head) :]
-    return found
 
 
 def _flag_key(name: str) -> str:

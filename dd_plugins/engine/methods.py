@@ -1,16 +1,17 @@
-"""Named methods: a choice of parts with their published settings, read from ``methods/*.yaml``."""
+"""Named methods: parts with their published settings, read from the YAML files of any installed package."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from dd_plugins import names, registry
-from dd_plugins.api import ConfigError, PluginConfig, parse_config
-from dd_plugins.api.reading import parse_yaml
-from dd_plugins.engine import catalogue
+from dd_plugins import registry
+from dd_plugins.api import ConfigError, PluginConfig, PluginLoadError, parse_config
+from dd_plugins.engine.files import canonical_names, described, file_values
+from dd_plugins.registry import PluginInfo
 
 
 class Applies(PluginConfig):
@@ -84,43 +85,61 @@ class Method(PluginConfig):
 
 
 def method_names() -> list[str]:
-    """The names of all methods."""
-    return catalogue.names("method")
+    """The names of all installed methods."""
+    return [info.spec for info in registry.list_plugins("method")]
 
 
-def canonical_method(name: str) -> str:
-    """The name of a method as its file has it.
-
-    Raises:
-        UnknownPluginError: If there is none; suggests similar names, or where the name belongs.
-    """
-    others = {kind: [info.spec for info in registry.list_plugins(kind)] for kind in registry.KINDS}
-    return names.choose("method", name, method_names(), others)
-
-
-@lru_cache(maxsize=64)
 def load_method(name: str) -> Method:
-    """A method by name, ignoring case.
+    """A method by name; case is ignored.
 
     Raises:
-        UnknownPluginError: If there is none.
+        UnknownPluginError: If there is no such method; suggests similar names, or the kind that has this name.
+        PluginLoadError: If its file is damaged.
     """
-    name = canonical_method(name)
-    text = catalogue.file_of("method", name).read_text(encoding="utf-8")
-    return parse_config(Method, parse_yaml(text, f"method {name}", ConfigError), f"method {name}")
+    return _read(registry.find("method", name))
+
+
+def _read(info: PluginInfo) -> Method:
+    values = file_values(info)
+    try:
+        method = parse_config(Method, {**values, "name": info.spec}, "method")
+    except ConfigError as error:
+        raise PluginLoadError(f"{described(info)}: {error}") from None
+    return method if info.distribution == registry.OWN else _with_own_names(method, info.distribution)
+
+
+def _with_own_names(method: Method, distribution: str) -> Method:
+    """The method with canonical names of plugins: those of its own distribution come before those of others."""
+
+    def dataset(name: str) -> str:
+        return registry.canonical("dataset", name, distribution)
+
+    blocks = []
+    for block in method.settings:
+        known = block.applies.dataset
+        names = dataset(known) if isinstance(known, str) else known and tuple(map(dataset, known))
+        applies = block.applies.model_copy(update={"dataset": names})
+        values = canonical_names(block.values, distribution)
+        blocks.append(block.model_copy(update={"applies": applies, "values": values}))
+    parts = {
+        kind: registry.canonical(kind, getattr(method, kind), distribution)
+        for kind in ("parameterization", "objective")
+    }
+    return method.model_copy(update={**parts, "settings": tuple(blocks)})
 
 
 def choose_method(method: str | None, parameterization: str | None, objective: str | None) -> Method:
-    """The named method, or the one whose parts come closest to those that were asked for.
+    """The named method, or the one whose parts come closest to the given ones.
 
     First the method of exactly these parts, then the objective's own, whose container is exchanged, then the one named
-    like the container, then any with the container, then ``hmn``; parts that were asked for replace its own afterwards.
+    like the container, then any with the container, then ``hmn``; the given parts replace its own afterwards. Methods
+    of third parties are considered for parts of third parties alone, so that installing one changes no other run.
     """
     if method:
-        return load_method(str(method))
+        return load_method(method)
     if parameterization in method_names() and objective is None:
         return load_method(str(parameterization))
-    known = [load_method(name) for name in method_names()]
+    foreign = any("/" in part or ":" in part for part in (parameterization, objective) if part)
 
     def closeness(candidate: Method) -> tuple[bool, ...]:
         return (
@@ -132,7 +151,15 @@ def choose_method(method: str | None, parameterization: str | None, objective: s
             candidate.name == "hmn",
         )
 
-    return max(known, key=closeness)
+    return max(_readable(registry.OWN if not foreign else None), key=closeness)
+
+
+def _readable(distribution: str | None) -> Iterator[Method]:
+    """The methods of a distribution, or of all; damaged files are left out."""
+    for info in registry.list_plugins("method"):
+        if distribution in (None, info.distribution):
+            with suppress(PluginLoadError):
+                yield _read(info)
 
 
 # What a container gets under an objective that nobody published it with: a learning rate belongs to both together,

@@ -1,22 +1,20 @@
-"""Protocols: frozen settings of an evaluation, read from the YAML files of any package."""
+"""Protocols: the frozen settings of an evaluation, read from the YAML files of any installed package."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from dd_plugins import names, registry
-from dd_plugins.api import ConfigError, PluginConfig, parse_config
-from dd_plugins.api.reading import parse_yaml
-from dd_plugins.engine import catalogue
+from dd_plugins import registry
+from dd_plugins.api import ConfigError, PluginConfig, PluginLoadError, parse_config
+from dd_plugins.engine.files import described, file_values
+from dd_plugins.registry import PluginInfo
 from dd_plugins.training import TrainConfig
 
-# Part of every protocol's hash; to be raised with any change of evaluator, training or networks that moves a number.
+# Part of every protocol's hash; increased with any change of evaluator, training or networks that changes a result.
 VERSION = 1
 
 
@@ -34,7 +32,7 @@ class PartConfig(PluginConfig):
 
 
 class Protocol(PluginConfig):
-    """How synthetic sets are scored; every number carries the protocol's name and hash."""
+    """How synthetic sets are scored; every result is stored with the protocol's name and hash."""
 
     name: str
     summary: str = ""
@@ -48,7 +46,7 @@ class Protocol(PluginConfig):
 
     @property
     def hash(self) -> str:
-        """Ten hexadecimal digits of what decides a trial's number: network and training, defaults included."""
+        """Ten hexadecimal digits of everything that decides the result of a trial: network, training and split."""
         cls = registry.load("network", self.network.name)
         network = parse_config(cls.Config, self.network.settings, "protocol.network").model_dump(mode="json")
         content = {
@@ -61,27 +59,49 @@ class Protocol(PluginConfig):
 
 
 def protocol_names() -> list[str]:
-    """The names of all protocols."""
-    return catalogue.names("protocol")
+    """The names of all installed protocols."""
+    return [info.spec for info in registry.list_plugins("protocol")]
 
 
-@lru_cache(maxsize=32)
-def protocol_values(name: str) -> Mapping[str, Any]:
-    """The raw values of a protocol file, with those of the protocol that it extends.
+def protocol_values(name: str) -> dict[str, Any]:
+    """The values in a protocol's file, with those of the protocol that it extends.
 
     Raises:
-        UnknownPluginError: If there is no such protocol; suggests similar names, ignoring case.
+        UnknownPluginError: If there is no such protocol; suggests similar names.
+        PluginLoadError: If its file is damaged, or it extends itself.
     """
-    name = names.choose("protocol", name, protocol_names())
-    text = catalogue.file_of("protocol", name).read_text(encoding="utf-8")
-    values: dict[str, Any] = parse_yaml(text, f"protocol {name}", ConfigError)
+    return _values(registry.find("protocol", name))
+
+
+def _values(info: PluginInfo, extended_by: tuple[PluginInfo, ...] = ()) -> dict[str, Any]:
+    if info in extended_by:
+        raise PluginLoadError(f"{described(info)} extends itself")
+    values = file_values(info)
+    if isinstance(network := values.get("network"), dict) and isinstance(network.get("name"), str):
+        network["name"] = registry.canonical("network", network["name"], info.distribution)
     base = values.pop("extends", None)
     if base is None:
         return values
-    inherited = protocol_values(base)
-    return {**inherited, **values, "train": {**inherited.get("train", {}), **values.get("train", {})}}
+    if not isinstance(base, str):
+        raise PluginLoadError(f"{described(info)}: extends = {base!r}: expected the name of a protocol")
+    inherited = _values(registry.find("protocol", base, info.distribution), (*extended_by, info))
+    train = values.get("train", {})
+    return {
+        **inherited,
+        **values,
+        "train": {**inherited.get("train", {}), **train} if isinstance(train, dict) else train,
+    }
 
 
 def load_protocol(name: str) -> Protocol:
-    """A protocol by name."""
-    return parse_config(Protocol, protocol_values(name), f"protocol {name}")
+    """A protocol by name; case is ignored.
+
+    Raises:
+        UnknownPluginError: If there is no such protocol; suggests similar names.
+        PluginLoadError: If its file is damaged.
+    """
+    info = registry.find("protocol", name)
+    try:
+        return parse_config(Protocol, {**_values(info), "name": info.spec}, "protocol")
+    except ConfigError as error:
+        raise PluginLoadError(f"{described(info)}: {error}") from None

@@ -25,6 +25,7 @@ CHECKS = {
     "dataset": "dd_plugins.testing.dataset",
     "network": "dd_plugins.testing.network",
     "benchmark": "dd_plugins.testing.benchmark",
+    "format": "dd_plugins.testing.format",
 }
 Status = Literal["passed", "failed", "expected failure", "skipped"]
 
@@ -230,18 +231,18 @@ def _kind_of(spec: str) -> str:
     """The kind of a named plugin: the one that has such a name, or whose base its class has."""
     if ":" in spec:
         return _kind_of_class(registry.load_class(spec))
-    kinds: Sequence[str] = [kind for kind in registry.KINDS if registry.is_installed(kind, spec)]
+    kinds: Sequence[str] = [kind for kind in CHECKS if registry.is_installed(kind, spec)]
     if len(kinds) == 1:
         return kinds[0]
     if kinds:
         raise UsageError(f"{spec!r} names more than one plugin, {' and '.join(kinds)}: say which with --kind")
-    known = sorted({info.spec for kind in registry.KINDS for info in registry.list_plugins(kind)})
+    known = sorted({info.spec for kind in CHECKS for info in registry.list_plugins(kind)})
     hint = names.suggestion(names.near(spec, known))
     raise UnknownPluginError(f"no plugin of any kind is named {names.quoted(spec)}{hint}")
 
 
 def _kind_of_class(plugin: type[Any]) -> str:
-    for kind in registry.KINDS:
+    for kind in registry.BASES:
         if issubclass(plugin, registry.base_of(kind)):
             return kind
     raise UsageError(f"{plugin.__name__} has none of the bases of a plugin: {', '.join(registry.BASES.values())}")
