@@ -19,6 +19,8 @@ BASES = {
     "parameterization": "dd_plugins.api:Parameterization",
     "objective": "dd_plugins.api:MatchingObjective",
     "pruning": "dd_plugins.api:PruningStrategy",
+    "score": "dd_plugins.api.pruning:Score",
+    "selector": "dd_plugins.api.pruning:Selector",
     "dataset": "dd_plugins.api:Dataset",
     "network": "dd_plugins.api:Network",
     "benchmark": "dd_plugins.api.benchmark:Benchmark",

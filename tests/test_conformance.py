@@ -17,6 +17,7 @@ from wrong_plugins import (
     RoundsItsLoss,
     SaysItsGradientIsInexact,
 )
+from wrong_pruning import WRONG_PRUNING, Confidence, Last
 
 from dd_plugins import registry
 from dd_plugins.api import UsageError
@@ -24,7 +25,7 @@ from dd_plugins.testing import check_plugin, checks_for, parametrize_with_checks
 from dd_plugins.testing.checks import CHECKS
 
 BUILT_IN = {kind: [i.name for i in registry.list_plugins(kind) if i.distribution == registry.OWN] for kind in CHECKS}
-WRONG = {**WRONG, "format": WRONG_FORMATS}
+WRONG = {**WRONG, **WRONG_PRUNING, "format": WRONG_FORMATS}
 NEED_FILES = {"folder", "imagenet", "parquet"}  # an argument says where
 
 
@@ -62,6 +63,16 @@ def test_benchmarks(check):
     check()
 
 
+@parametrize_with_checks(of_kind("score"), "score")
+def test_scores(check):
+    check()
+
+
+@parametrize_with_checks(of_kind("selector"), "selector")
+def test_selectors(check):
+    check()
+
+
 @parametrize_with_checks(of_kind("format"), "format")
 def test_formats(check):
     check()
@@ -70,7 +81,7 @@ def test_formats(check):
 # ---- the checks themselves -----------------------------------------------------------------------------------------
 
 
-@parametrize_with_checks([*GOOD, OneFile])
+@parametrize_with_checks([*GOOD, OneFile, Confidence, Last])
 def test_plugins_that_keep_their_contract_pass(check):
     check()
 

@@ -11,7 +11,8 @@ from tiny_runs import command
 from torch import nn
 
 from dd_plugins.api import Context, IncompatibleError, Network, StorageLedger, SyntheticSet
-from dd_plugins.pruning.scores import features, k_center
+from dd_plugins.dynamics import features
+from dd_plugins.pruning.features import k_center
 from dd_plugins.pruning.strategies import KCenter
 from dd_plugins.seeds import make_generator
 

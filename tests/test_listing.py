@@ -170,7 +170,7 @@ def test_every_source_of_a_setting_is_watched(cache):
     _found("pruning", "aum")
     (file,) = (cache / "listing").iterdir()
     sources = {Path(path).name for path in json.loads(file.read_text())["sources"]}
-    assert {"strategies.py", "scores.py", "selectors.py", "config.py", "pruning.py"} <= sources
+    assert {"strategies.py", "selectors.py", "config.py", "pruning.py"} <= sources
 
 
 def test_texts_of_a_plugin_are_escaped(tmp_path, monkeypatch, capsys):

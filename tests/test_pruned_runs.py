@@ -127,10 +127,10 @@ def test_an_interrupted_choice_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         pruned(tmp_path)
     monkeypatch.setattr(prune, "score_trials", whole)
-    watched = []
-    monkeypatch.setattr("dd_plugins.pruning.strategies.watched_training", lambda *a, **k: watched.append(1))
+    trained = []
+    monkeypatch.setattr("dd_plugins.pruning.strategies.observe_training", lambda *a, **k: trained.append(1))
     record = pruned(tmp_path)
-    assert not watched  # scores were there
+    assert not trained  # scores were there
     keys = [json.loads(line)["key"] for line in (tmp_path / record["id"] / "trials.jsonl").read_text().splitlines()]
     assert len(keys) == len(set(keys)) + len([k for k in keys if not k.startswith("candidate ")]) - 1
 
@@ -351,7 +351,7 @@ def test_another_data_set_is_refused(tmp_path, capsys):
 
 
 def test_what_cannot_be_selected_is_told_before_networks_are_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr("dd_plugins.pruning.strategies.watched_training", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("dd_plugins.pruning.strategies.observe_training", lambda *_, **__: pytest.fail("trained"))
     assert coreset(tmp_path, "--dataset", "digits", "--keep", "0.002", "--strategy", "aum") == 2
 
 

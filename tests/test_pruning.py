@@ -11,27 +11,43 @@ from hypothesis import strategies as st
 from made_up import Factory, make_real, make_spec
 from torch.nn import functional
 
-from dd_plugins.api import Context, StorageLedger, SyntheticSet, UsageError
+from dd_plugins import registry
+from dd_plugins.api import ConfigError, Context, PluginContractError, StorageLedger, SyntheticSet, UsageError
+from dd_plugins.api.pruning import Selector
+from dd_plugins.dynamics import observe_training
 from dd_plugins.networks import build_network
-from dd_plugins.pruning import strategies
-from dd_plugins.pruning.scores import (
-    EARLY,
-    EASY_IS_HIGH,
-    SCORES,
-    Watch,
-    entropy,
-    error_norm,
-    gradient_norms,
-    herding,
-    margin,
-    watched_training,
-)
-from dd_plugins.pruning.selectors import SELECTORS, select, share, shares
+from dd_plugins.pruning import selectors, strategies
+from dd_plugins.pruning.features import herding
+from dd_plugins.pruning.scores import EARLY, entropy, error_norm, gradient_norms, margin
+from dd_plugins.pruning.selectors import share, shares
 from dd_plugins.pruning.strategies import AUM, CCS, EL2N, GRID, KCenter, Random, ScoreAndSelect
 from dd_plugins.seeds import make_generator
 from dd_plugins.training import TrainConfig
 
 CLASSES, COUNT = 4, 30
+SCORES = [info.name for info in registry.list_plugins("score")]
+SELECTORS = [info.name for info in registry.list_plugins("selector")]
+OF_LOGITS = ("aum", "aum-probability", "el2n", "forgetting", "entropy", "loss")
+
+
+class Observed:
+    """The scores of logits of one network, by the names of the plugins."""
+
+    def __init__(self, targets):
+        self.found = {name: registry.create("score", name) for name in OF_LOGITS}
+        for score in self.found.values():
+            score.start([None], torch.zeros(len(targets), 1), targets, make_generator(0))
+
+    def see(self, logits):
+        for score in self.found.values():
+            score.update(0, logits)
+
+    def scores(self):
+        return {name: score.compute() for name, score in self.found.items()}
+
+
+def select(name, *arguments):
+    return selectors.select(registry.create("selector", name), *arguments)
 
 
 def noise(*shape, seed=0):
@@ -56,10 +72,10 @@ def test_margins_by_hand():
 def test_aum_is_that_of_the_package(sizes, tmp_path):
     calculator = AUMCalculator(str(tmp_path), compressed=False)
     targets = labels()
-    watch = Watch(targets)
+    observed = Observed(targets)
     for epoch in range(5):
         logits = noise(COUNT, CLASSES, seed=epoch)
-        watch.see(logits)
+        observed.see(logits)
         for rows in torch.split(torch.arange(COUNT), sizes):
             records = calculator.update(logits[rows], targets[rows], rows.tolist())
             assert set(records) == set(rows.tolist())
@@ -67,16 +83,16 @@ def test_aum_is_that_of_the_package(sizes, tmp_path):
     lines = (tmp_path / "aum_values.csv").read_text().splitlines()[1:]
     theirs = {int(name): float(value) for name, value in (line.split(",") for line in lines)}
     expected = torch.tensor([theirs[row] for row in range(COUNT)], dtype=torch.float64)
-    torch.testing.assert_close(watch.scores()["aum"], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(observed.scores()["aum"], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("epochs", [1, 3, EARLY, EARLY + 4])
 def test_scores_equal_their_formulas(epochs):
-    targets, watch = labels(), Watch(labels())
+    targets, observed = labels(), Observed(labels())
     passes = [noise(COUNT, CLASSES, seed=seed) for seed in range(epochs)]
     for logits in passes:
-        watch.see(logits)
-    found = watch.scores()
+        observed.see(logits)
+    found = observed.scores()
     for row in range(COUNT):
         label, history = int(targets[row]), []
         margins, probability_margins, norms = [], [], []
@@ -106,16 +122,18 @@ def test_entropy_and_error_of_certainty():
     assert error_norm(certain, torch.tensor([1])).item() == pytest.approx(math.sqrt(2))
 
 
-def test_memory_of_a_watch_does_not_grow():
-    watch = Watch(labels())
-    watch.see(noise(COUNT, CLASSES))
+def test_memory_does_not_grow_with_the_epochs():
+    observed = Observed(labels())
+    observed.see(noise(COUNT, CLASSES))
 
     def held():
-        return sum(value.numel() for value in vars(watch).values() if isinstance(value, torch.Tensor))
+        values = [value for score in observed.found.values() for value in vars(score).values()]
+        values += [inner for value in values if isinstance(value, dict) for inner in value.values()]
+        return sum(value.numel() for value in values if isinstance(value, torch.Tensor))
 
     before = held()
     for seed in range(50):
-        watch.see(noise(COUNT, CLASSES, seed=seed))
+        observed.see(noise(COUNT, CLASSES, seed=seed))
     assert held() == before
 
 
@@ -144,74 +162,81 @@ def test_herding_takes_whatever_brings_the_mean_closest():
         assert sorted(rows, key=lambda row: -score[row]) == taken
 
 
-# ---- the training that is watched ----------------------------------------------------------------------------------
+# ---- the training --------------------------------------------------------------------------------------------------
 
 
-def train_and_watch(strategy="auto", networks=2, epochs=3, **options):
+def train_and_observe(*names, networks=2, epochs=3):
     real = make_real(CLASSES, (2, 8, 8), 8)
     made = [Factory(real)(seed) for seed in range(networks)]
     images, targets = real.train.images(), real.train.labels
     config = TrainConfig(epochs=epochs, batch_size=10, augmentation="none")
-    found = watched_training(made, images, targets, config, real.spec, seeds=[5, 6][:networks], **options)
+    scores = {name: registry.create("score", name) for name in names or OF_LOGITS}
+    options = {"seeds": [5, 6][:networks], "generator": make_generator(0)}
+    found = observe_training(scores, made, images, targets, config, real.spec, **options)
     return found, made, images, targets
 
 
-def test_a_training_is_watched_behind_every_epoch():
-    found, made, images, targets = train_and_watch(networks=1)
-    for costly in ("grand", "herding", "k-center"):
-        assert costly not in found
-        assert set(train_and_watch(networks=1, wanted=costly)[0]) == {*found, costly}
-    assert set(found) == set(SCORES) - {"random", "grand", "herding", "k-center"}
+def test_scores_are_updated_after_every_epoch():
+    found, made, images, targets = train_and_observe(networks=1)
     last = made[0].eval()(images).detach()
     torch.testing.assert_close(found["loss"], functional.cross_entropy(last.double(), targets, reduction="none"))
     torch.testing.assert_close(found["entropy"], entropy(last))
     margins = []
     for epochs in (1, 2, 3):  # the schedule of a shorter training is the same as long as nothing drops
-        _, (network,), _, _ = train_and_watch(networks=1, epochs=epochs)
+        _, (network,), _, _ = train_and_observe(networks=1, epochs=epochs)
         margins.append(margin(network.eval()(images).detach(), targets))
     torch.testing.assert_close(found["aum"][:3], torch.stack(margins).mean(0)[:3], atol=0.05, rtol=0.05)
 
 
-def test_watching_changes_no_weight():
+def test_observing_changes_no_weight():
     real = make_real(CLASSES, (2, 8, 8), 8)
-    _, (watched,), images, targets = train_and_watch(networks=1)
+    _, (network,), images, targets = train_and_observe(networks=1)
     from dd_plugins.training import train_networks
 
     plain = Factory(real)(0)
     config = TrainConfig(epochs=3, batch_size=10, augmentation="none")
     train_networks([plain], images, targets, config, real.spec, seeds=[5])
-    for one, other in zip(watched.parameters(), plain.parameters(), strict=True):
+    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("wanted", ["el2n", "grand"])
-def test_a_training_whose_end_does_not_matter_ends_early(wanted, monkeypatch):
+def test_a_training_ends_after_the_last_observed_epoch(wanted, monkeypatch):
+    _, made, *_ = train_and_observe(wanted, networks=2, epochs=EARLY + 5)
+    _, whole, *_ = train_and_observe(wanted, "loss", networks=2, epochs=EARLY + 5)
+    assert not any(torch.equal(*pair) for pair in zip(made[0].parameters(), whole[0].parameters(), strict=True))
     passes = []
-    whole = Watch.see
-    monkeypatch.setattr(Watch, "see", lambda self, logits: (passes.append(1), whole(self, logits))[1])
-    early, *_ = train_and_watch(networks=2, epochs=EARLY + 5, wanted=wanted)
-    assert len(passes) == 2 * EARLY
-    if wanted == "el2n":
-        full, *_ = train_and_watch(networks=2, epochs=EARLY + 5)
-        torch.testing.assert_close(early["el2n"], full["el2n"])
+    cls = registry.load("score", wanted)
+    monkeypatch.setattr(cls, "update", lambda self, number, logits: passes.append(number))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cls, "compute", lambda self: torch.zeros(len(self.targets)))
+        train_and_observe(wanted, networks=2, epochs=EARLY + 5)
+    assert sorted(passes) == [0] * EARLY + [1] * EARLY
+
+
+def test_the_first_epochs_count_alone_in_a_whole_training():
+    early, *_ = train_and_observe("el2n", epochs=EARLY + 5)
+    whole, *_ = train_and_observe("el2n", "aum", epochs=EARLY + 5)
+    torch.testing.assert_close(early["el2n"], whole["el2n"])
 
 
 def test_networks_are_averaged():
-    both, *_ = train_and_watch(networks=2)
-    first, *_ = train_and_watch(networks=1)
+    both, *_ = train_and_observe(networks=2)
+    first, *_ = train_and_observe(networks=1)
     real = make_real(CLASSES, (2, 8, 8), 8)
     config = TrainConfig(epochs=3, batch_size=10, augmentation="none")
     arguments = (real.train.images(), real.train.labels, config, real.spec)
-    second = watched_training([Factory(real)(1)], *arguments, seeds=[6])
+    scores = {name: registry.create("score", name) for name in OF_LOGITS}
+    second = observe_training(scores, [Factory(real)(1)], *arguments, seeds=[6], generator=make_generator(0))
     for name, score in both.items():
         torch.testing.assert_close(score, (first[name] + second[name]) / 2, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "side-by-side", "stacked"])
-def test_every_strategy_of_training_is_watched_alike(strategy, monkeypatch):
-    expected, *_ = train_and_watch()
+def test_every_strategy_of_training_gives_the_same_scores(strategy, monkeypatch):
+    expected, *_ = train_and_observe()
     monkeypatch.setattr("dd_plugins.training._resolve", lambda *_: strategy)
-    found, *_ = train_and_watch()
+    found, *_ = train_and_observe()
     for name, score in expected.items():
         torch.testing.assert_close(found[name], score, atol=1e-4, rtol=1e-3)
 
@@ -263,7 +288,7 @@ def test_every_selector_keeps_what_it_was_told(counts, data):
     keep = data.draw(st.integers(1, total))
     targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     ease = noise(total, seed=data.draw(st.integers(0, 99)))
-    name, beta = data.draw(st.sampled_from(list(SELECTORS))), data.draw(st.sampled_from(GRID))
+    name, beta = data.draw(st.sampled_from(SELECTORS)), data.draw(st.sampled_from(GRID))
     assume(min(count * keep // total for count in counts) >= 1)  # or a class would be left with none
     expected = shares(torch.tensor(counts), keep)
     kept = select(name, ease, targets, keep, beta, make_generator(0), len(counts))
@@ -323,7 +348,7 @@ def test_every_score_goes_with_every_selector(name):
     made, score, targets = score_with(ScoreAndSelect, score=name)
     assert (score.shape, score.dtype) == (targets.shape, torch.float64)
     assert torch.equal(score, score_with(ScoreAndSelect, score=name)[1])
-    ease = score if EASY_IS_HIGH[name] else -score
+    ease = score if registry.load("score", name).easy_is_high else -score
     for selector in SELECTORS:
         chosen = ScoreAndSelect({**made.config.model_dump(), "selector": selector, "beta": 0.5})
         kept = chosen.select(score, targets, 16)
@@ -335,15 +360,15 @@ def test_every_score_goes_with_every_selector(name):
             assert sorted(own.tolist()) == sorted(expected.tolist())
 
 
-def test_one_watched_training_tells_all_scores_of_the_same_images(tmp_path, monkeypatch):
+def test_one_training_gives_all_scores_of_the_same_images(tmp_path, monkeypatch):
     alone = {name: score_with(ScoreAndSelect, score=name)[1] for name in SCORES}
     trained = []
-    original = strategies.watched_training
-    monkeypatch.setattr(strategies, "watched_training", lambda *a, **k: trained.append(1) or original(*a, **k))
+    original = strategies.observe_training
+    monkeypatch.setattr(strategies, "observe_training", lambda *a, **k: trained.append(1) or original(*a, **k))
     for name in ("aum", "aum-probability", "el2n", "forgetting", "entropy", "loss", "aum"):
         assert torch.equal(score_with(ScoreAndSelect, tmp_path, score=name)[1], alone[name]), name
     assert len(trained) == 1
-    for name in ("grand", "herding", "k-center"):  # these take passes of their own
+    for name in ("grand", "herding", "k-center"):  # these need passes of their own
         assert torch.equal(score_with(ScoreAndSelect, tmp_path, score=name)[1], alone[name]), name
     assert len(trained) == 4
     for other in ({"shift": 0.1}, {"epochs": 3}, {"batch_size": 8}):
@@ -384,3 +409,62 @@ def test_random_pruning_follows_its_seed():
     scores = [Random({"seed": seed}).score(images, None) for seed in (0, 0, 1)]
     assert torch.equal(scores[0], scores[1])
     assert not torch.equal(scores[0], scores[2])
+
+
+# ---- of third parties ----------------------------------------------------------------------------------------------
+
+
+class Brightness(registry.load("score", "random")):
+    """The mean pixel value, times a factor."""
+
+    api_version = 2
+
+    class Config(registry.base_of("score").Config):
+        factor: float = 1.0
+
+    def compute(self):
+        return self.config.factor * self.images.flatten(1).double().mean(1)
+
+
+class Odd(Selector):
+    """Always the first row."""
+
+    api_version = 2
+
+    def select(self, ease, keep, beta, generator):
+        return torch.zeros(keep, dtype=torch.int64)
+
+
+def test_a_score_of_a_third_party_with_settings():
+    spec = f"{__name__}:Brightness"
+    with registry.trusted(spec):
+        made, score, _ = score_with(ScoreAndSelect, score={"name": spec, "factor": 3}, selector="TOP")
+        assert made.config.score == {"name": spec, "factor": 3.0}
+        assert made.config.selector == "top"
+        plain = ScoreAndSelect({"score": spec})
+        assert plain.config.score == spec
+        real = make_real(CLASSES, (2, 8, 8), 8)
+        torch.testing.assert_close(score, 3 * real.train.images().flatten(1).double().mean(1))
+        assert made.working_bytes(10) == 0
+    with pytest.raises(ConfigError, match="--trust"):
+        ScoreAndSelect({"score": spec})
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"score": "aumm"}, r"pruning\.score = 'aumm': .*did you mean aum"),
+        ({"selector": {"name": "top", "x": 1}}, r"pruning\.selector.*x"),
+        ({"selector": {"x": 1}}, "expected a name"),
+        ({"score": 3}, r"pruning\.score"),
+    ],
+)
+def test_unknown_scores_and_selectors_are_one_line(config, told):
+    with pytest.raises(ConfigError, match=told) as caught:
+        ScoreAndSelect(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_selector_that_breaks_its_contract_is_named():
+    with pytest.raises(PluginContractError, match=r"Odd\.select: expected 4 different rows of 8"):
+        selectors.select(Odd(), noise(32), labels(32), 16, 0.5, make_generator(0), CLASSES)

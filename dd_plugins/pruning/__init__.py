@@ -1,1 +1,1 @@
-"""Which images are worth their storage: scores of single images, selectors, and strategies made of both."""
+"""Pruning: scores of single images, selectors, and strategies made of both."""

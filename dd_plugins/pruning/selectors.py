@@ -11,13 +11,13 @@ Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 
 import torch
 from torch import Generator, Tensor
 
-from dd_plugins.api import UsageError
+from dd_plugins.api import PluginContractError, UsageError
+from dd_plugins.api.pruning import Selector
 
 STRATA = 50  # bins of equal width over the range of the scores
 
@@ -32,49 +32,67 @@ def order(ease: Tensor) -> Tensor:
     return torch.argsort(ease, stable=True)
 
 
-def double_end(ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
-    """Removes the ``floor(beta k)`` hardest and the ``k - floor(beta k)`` easiest."""
-    del generator
-    hardest = share(beta, len(ease) - keep)
-    return order(ease)[hardest : hardest + keep]
+class DoubleEnd(Selector):
+    """Removes the ``floor(beta k)`` hardest and the ``k - floor(beta k)`` easiest of k images to remove."""
+
+    api_version = 2
+    uses_beta = True
+
+    def select(self, ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
+        """The rows in the middle."""
+        del generator
+        hardest = share(beta, len(ease) - keep)
+        return order(ease)[hardest : hardest + keep]
 
 
-def keep_easy(ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
-    """Removes the hardest; double-end with beta 1."""
-    del beta, generator
-    return order(ease)[len(ease) - keep :]
+class KeepEasy(Selector):
+    """Removes the hardest images; double-end with beta 1."""
+
+    api_version = 2
+
+    def select(self, ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
+        """The easiest rows."""
+        del beta, generator
+        return order(ease)[len(ease) - keep :]
 
 
-def keep_hard(ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
-    """Removes the easiest; double-end with beta 0."""
-    del beta, generator
-    return order(ease)[:keep]
+class KeepHard(Selector):
+    """Removes the easiest images; double-end with beta 0."""
+
+    api_version = 2
+
+    def select(self, ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
+        """The hardest rows."""
+        del beta, generator
+        return order(ease)[:keep]
 
 
-def stratified(ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
+class Stratified(Selector):
     """Removes the ``floor(beta k)`` hardest, then draws evenly from bins of equal width, the smallest bins first."""
-    left = order(ease)[share(beta, len(ease) - keep) :]
-    low, high = ease[left].min(), ease[left].max()
-    width = (high - low).clamp(min=torch.finfo(ease.dtype).tiny)
-    numbers = ((ease[left] - low) / width * STRATA).long().clamp(max=STRATA - 1)  # the top edge belongs to the last bin
-    bins = [left[numbers == number] for number in numbers.unique().tolist()]
-    chosen: list[Tensor] = []
-    for position, members in enumerate(sorted(bins, key=len)):
-        room = (keep - sum(map(len, chosen))) // (len(bins) - position)
-        drawn = torch.randperm(len(members), generator=generator)[:room]
-        chosen.append(members[drawn.to(members.device)])
-    return torch.cat(chosen)
+
+    api_version = 2
+    uses_beta = True
+
+    def select(self, ease: Tensor, keep: int, beta: float, generator: Generator) -> Tensor:
+        """Rows of all bins."""
+        left = order(ease)[share(beta, len(ease) - keep) :]
+        low, high = ease[left].min(), ease[left].max()
+        width = (high - low).clamp(min=torch.finfo(ease.dtype).tiny)
+        numbers = ((ease[left] - low) / width * STRATA).long().clamp(max=STRATA - 1)  # the last bin has the top edge
+        bins = [left[numbers == number] for number in numbers.unique().tolist()]
+        chosen: list[Tensor] = []
+        for position, members in enumerate(sorted(bins, key=len)):
+            room = (keep - sum(map(len, chosen))) // (len(bins) - position)
+            drawn = torch.randperm(len(members), generator=generator)[:room]
+            chosen.append(members[drawn.to(members.device)])
+        return torch.cat(chosen)
 
 
-Selector = Callable[[Tensor, int, float, Generator], Tensor]
-SELECTORS: dict[str, Selector] = {
-    "double-end": double_end,
-    "keep-easy": keep_easy,
-    "keep-hard": keep_hard,
-    "stratified": stratified,
-    "top": keep_easy,  # of the score as it is, whether or not a large one tells of an easy image
-}
-USES_BETA = ("double-end", "stratified")
+class Top(KeepEasy):
+    """Keeps the images with the largest scores, whether these mean easy or hard images."""
+
+    api_version = 2
+    takes_ease = False
 
 
 def shares(counts: Tensor, keep: int) -> list[int]:
@@ -101,16 +119,16 @@ def shares(counts: Tensor, keep: int) -> list[int]:
 
 
 def select(
-    name: str, ease: Tensor, targets: Tensor, keep: int, beta: float, generator: Generator, num_classes: int
+    selector: Selector, ease: Tensor, targets: Tensor, keep: int, beta: float, generator: Generator, num_classes: int
 ) -> Tensor:
     """The images to keep, class by class.
 
     Args:
-        name: One of `SELECTORS`.
+        selector: Selects within a class.
         ease: Float, ``(N,)``: large for easy images.
         targets: int64, ``(N,)``.
         keep: How many in all.
-        beta: Share of the removed images that are taken from the hard end.
+        beta: Share of the removed images that are removed at the hard end.
         generator: For selectors that draw, on the CPU.
         num_classes: Classes, each of which keeps one image at least.
 
@@ -118,12 +136,21 @@ def select(
         int64, ``(keep,)``, ascending.
 
     Raises:
-        UsageError: If a score is NaN, or the count does not work.
+        UsageError: If a score is NaN, or a class would keep no image.
+        PluginContractError: If the selector does not return as many different rows as required.
     """
     if not bool(torch.isfinite(ease).all()):
         raise UsageError(f"{int((~torch.isfinite(ease)).sum())} of {len(ease)} scores are NaN or infinite")
     kept = []
     for label, count in enumerate(shares(torch.bincount(targets, minlength=num_classes), keep)):
         rows = torch.nonzero(targets == label).flatten()
-        kept.append(rows[SELECTORS[name](ease[rows], count, beta, generator)])
+        chosen = selector.select(ease[rows], count, beta, generator)
+        if (
+            len(chosen.unique()) != count
+            or len(chosen) != count
+            or not bool(((chosen >= 0) & (chosen < len(rows))).all())
+        ):
+            who = type(selector).__name__
+            raise PluginContractError(f"{who}.select: expected {count} different rows of {len(rows)}")
+        kept.append(rows[chosen])
     return torch.cat(kept).sort().values

@@ -8,38 +8,41 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
-from torch import Tensor
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Generator, Tensor
 
+from dd_plugins import registry
 from dd_plugins.api import (
     Context,
+    DDPluginsError,
     PluginConfig,
     PruningStrategy,
     SyntheticFileError,
     SyntheticSet,
+    UsageError,
     locked,
+    parse_config,
     read_tensors,
     write_tensors,
 )
+from dd_plugins.api.pruning import Score
 from dd_plugins.augmentation import Augmentation
-from dd_plugins.pruning.scores import EASY_IS_HIGH, OF_FEATURES, random_scores, watched_training
-from dd_plugins.pruning.selectors import USES_BETA, select
+from dd_plugins.dynamics import observe_training
+from dd_plugins.pruning.selectors import select
 from dd_plugins.seeds import make_generator, seed_for
 from dd_plugins.training import Plan, TrainConfig
 
-ScoreName = Literal[
-    "aum", "aum-probability", "el2n", "forgetting", "entropy", "loss", "grand", "random", "herding", "k-center"
-]
-SelectorName = Literal["double-end", "keep-easy", "keep-hard", "stratified", "top"]
 GRID = tuple(tenth / 10 for tenth in range(11))
-ENDS_EARLY = ("el2n", "grand", *OF_FEATURES)  # scores whose training gives no other score, or ends too early for it
+Part = str | dict[str, Any]  # the name of a plugin, or a mapping with its name and its settings
+SCORE = "what is measured of every image: a score (dd-bench list score)"
+SELECTOR = "which images of a class are kept: a selector (dd-bench list selector)"
 
 
-class WatchedTraining(PluginConfig):
-    """How the networks are trained whose training is watched."""
+class ObservedTraining(PluginConfig):
+    """How the networks are trained that scores are measured with."""
 
     networks: int = Field(3, ge=1, description="networks from different seeds, over which scores are averaged")
-    epochs: int = Field(200, ge=1, description="epochs that are watched")
+    epochs: int = Field(200, ge=1, description="epochs of the training")
     batch_size: int = Field(256, ge=1, description="images a step")
     lr: float = Field(0.01, gt=0, description="learning rate of SGD with momentum 0.9 and weight decay 5e-4")
     schedule: Literal["constant", "half", "cosine"] = Field("half", description="learning rate over the epochs")
@@ -53,7 +56,7 @@ class WatchedTraining(PluginConfig):
         return strategy
 
     def recipe(self) -> TrainConfig:
-        """The recipe as the training loop knows it."""
+        """The settings of the training loop."""
         return TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -65,15 +68,15 @@ class WatchedTraining(PluginConfig):
 
 
 class ScoreAndSelect(PruningStrategy):
-    """Scores images by a training that is watched, and selects class by class."""
+    """Scores images in a training of several networks, and selects class by class."""
 
     check_settings: ClassVar[Mapping[str, Any]] = {"networks": 2, "epochs": 3}
 
-    class Config(WatchedTraining):
+    class Config(ObservedTraining):
         """Settings of a score and a selector."""
 
-        score: ScoreName = Field("aum", description="what is measured of every image")
-        selector: SelectorName = Field("double-end", description="which images of a class are kept")
+        score: Part = Field("aum", description=SCORE)
+        selector: Part = Field("double-end", description=SELECTOR)
         beta: float | None = Field(
             None, ge=0, le=1, description="share removed at the hard end; None: chosen on the validation split"
         )
@@ -82,62 +85,80 @@ class ScoreAndSelect(PruningStrategy):
         )
         seed: int | None = Field(None, ge=0, description="of random scores and of strata; None: the run's")
 
+        @field_validator("score", "selector")
+        @classmethod
+        def _canonical(cls, value: Part, info: ValidationInfo) -> Part:
+            try:
+                return _canonical_part(str(info.field_name), value)
+            except DDPluginsError as error:
+                raise ValueError(str(error)) from None
+
     config: Config
 
     def working_bytes(self, network_bytes: int) -> int:
-        """All networks whose training is watched."""
-        return 0 if self.config.score == "random" else self.config.networks * network_bytes
+        """All networks that are trained."""
+        return 0 if _made("score", self.config.score).epochs == 0 else self.config.networks * network_bytes
 
     def score(self, images: SyntheticSet, context: Context) -> Tensor:
-        """A score for every image: float64, ``(N,)``, as published (see `EASY_IS_HIGH` for its direction)."""
-        config, targets = self.config, images.targets
-        if config.score == "random":
-            return random_scores(len(targets), make_generator(seed_for("random scores", config.seed or 0)))
+        """A score for every image: float, ``(N,)``, as published; ``easy_is_high`` of the score is its direction."""
+        config, score = self.config, _made("score", self.config.score)
+        if score.epochs == 0:
+            score.start((), images.images, images.targets, self._generator("random scores"))
+            return score.compute()
         born = [context.draw_seed() for _ in range(config.networks)]
-        seeds, recipe = [context.draw_seed() for _ in born], config.recipe()
-        kept = _kept_in(context, images, recipe, [*born, *seeds])
-        if kept is not None and config.score in (known := _read(kept)):
-            return known[config.score]
-        if kept is None or config.score in ENDS_EARLY:
-            return self._watched(images, context, born, seeds)[config.score].cpu()
-        with locked(kept.with_suffix(".lock"), "the scores of the images to prune"):
-            if config.score not in (known := _read(kept)):
-                found = self._watched(images, context, born, seeds)
-                known = {name: score.cpu() for name, score in found.items()}
-                write_tensors(kept, known, {})  # one training gives all scores that logits decide
-        return known[config.score]
+        seeds = [context.draw_seed() for _ in born]
+        file, shared = _file(context, images, config.recipe(), [*born, *seeds]), _shared_scores()
+        name = str(config.score)
+        if file is None or name not in shared:
+            return self._observed({name: score}, images, context, born, seeds)[name].cpu()
+        if name in (known := _read(file)):
+            return known[name]
+        if score.epochs is not None:  # its training ends too early for other scores
+            return self._observed({name: score}, images, context, born, seeds)[name].cpu()
+        with locked(file.with_suffix(".lock"), "the scores of the images to prune"):
+            if name not in (known := _read(file)):
+                found = self._observed(shared, images, context, born, seeds)
+                known = {each: values.cpu() for each, values in found.items()}
+                write_tensors(file, known, {})
+        return known[name]
 
-    def _watched(self, images: SyntheticSet, context: Context, born: list[int], seeds: list[int]) -> dict[str, Tensor]:
+    def _observed(
+        self, scores: Mapping[str, Score], images: SyntheticSet, context: Context, born: list[int], seeds: list[int]
+    ) -> dict[str, Tensor]:
         """Scores from one training of networks with these seeds for their weights and their batches."""
         recipe, networks = self.config.recipe(), [context.make_network(seed) for seed in born]
         total = Plan.of(recipe, len(images.targets)).total * len(networks)
-        with context.job("watch the training", total) as update:
-            return watched_training(
+        with context.job("train for scores", total) as update:
+            return observe_training(
+                scores,
                 networks,
                 images.images,
                 images.targets,
                 recipe,
                 images.data,
                 seeds=seeds,
-                wanted=self.config.score,
+                generator=self._generator("random scores"),
                 on_update=lambda done, _: update(done),
             )
 
     def select(self, score: Tensor, targets: Tensor, num_keep: int) -> Tensor:
         """The images to keep: int64, ``(num_keep,)``, ascending, every class in proportion."""
-        config = self.config
-        ease = score if config.selector == "top" or EASY_IS_HIGH[config.score] else -score
-        generator = make_generator(seed_for("strata", config.seed or 0))
-        classes = int(targets.max()) + 1
+        config, selector = self.config, _made("selector", self.config.selector)
+        as_it_is = not selector.takes_ease or _made("score", config.score).easy_is_high
+        ease = score if as_it_is else -score
         beta = config.grid[0] if config.beta is None else config.beta
-        return select(config.selector, ease.double(), targets.cpu(), num_keep, beta, generator, classes)
+        generator, classes = self._generator("strata"), int(targets.max()) + 1
+        return select(selector, ease.double(), targets.cpu(), num_keep, beta, generator, classes)
 
     def candidates(self) -> list[ScoreAndSelect]:
-        """One strategy for each share of the grid, where one is to be chosen; this one alone otherwise."""
+        """One strategy for each share of the grid if the selector uses it and it is not given; else this one alone."""
         config = self.config
-        if config.beta is not None or config.selector not in USES_BETA:
+        if config.beta is not None or not _made("selector", config.selector).uses_beta:
             return [self]
         return [type(self)(config.model_copy(update={"beta": beta})) for beta in config.grid]
+
+    def _generator(self, purpose: str) -> Generator:
+        return make_generator(seed_for(purpose, self.config.seed or 0))
 
 
 class AUM(ScoreAndSelect):
@@ -154,8 +175,8 @@ class CCS(ScoreAndSelect):
     class Config(ScoreAndSelect.Config):
         """Settings of coverage-centric selection."""
 
-        score: ScoreName = Field("aum-probability", description="what is measured of every image")
-        selector: SelectorName = Field("stratified", description="which images of a class are kept")
+        score: Part = Field("aum-probability", description=SCORE)
+        selector: Part = Field("stratified", description=SELECTOR)
 
 
 class EL2N(ScoreAndSelect):
@@ -166,8 +187,8 @@ class EL2N(ScoreAndSelect):
     class Config(ScoreAndSelect.Config):
         """Settings of EL2N."""
 
-        score: ScoreName = Field("el2n", description="what is measured of every image")
-        selector: SelectorName = Field("top", description="which images of a class are kept")
+        score: Part = Field("el2n", description=SCORE)
+        selector: Part = Field("top", description=SELECTOR)
 
 
 class KCenter(ScoreAndSelect):
@@ -178,8 +199,8 @@ class KCenter(ScoreAndSelect):
     class Config(ScoreAndSelect.Config):
         """Settings of k-center."""
 
-        score: ScoreName = Field("k-center", description="what is measured of every image")
-        selector: SelectorName = Field("top", description="which images of a class are kept")
+        score: Part = Field("k-center", description=SCORE)
+        selector: Part = Field("top", description=SELECTOR)
 
 
 class Random(ScoreAndSelect):
@@ -190,12 +211,43 @@ class Random(ScoreAndSelect):
     class Config(ScoreAndSelect.Config):
         """Settings of random pruning."""
 
-        score: ScoreName = Field("random", description="what is measured of every image")
-        selector: SelectorName = Field("top", description="which images of a class are kept")
+        score: Part = Field("random", description=SCORE)
+        selector: Part = Field("top", description=SELECTOR)
 
 
-def _kept_in(context: Context, images: SyntheticSet, recipe: TrainConfig, seeds: list[int]) -> Path | None:
-    """Where the scores of this training of these networks on these images are kept; None if there is no folder."""
+def _canonical_part(kind: str, value: Part) -> Part:
+    """The canonical name of a plugin; a mapping with complete settings if some were given.
+
+    Raises:
+        DDPluginsError: If there is no such plugin, or it has no such setting.
+    """
+    name, settings = _split(value)
+    plugin, spec = registry.load(kind, name), registry.find(kind, name).spec
+    config = parse_config(plugin.Config, settings, f"pruning.{kind}")
+    return {"name": spec, **config.model_dump(mode="json")} if settings else spec
+
+
+def _split(value: Part) -> tuple[str, dict[str, Any]]:
+    if isinstance(value, str):
+        return value, {}
+    if not isinstance(value.get("name"), str):
+        raise UsageError("expected a name, or a mapping with a name")
+    return value["name"], {key: each for key, each in value.items() if key != "name"}
+
+
+def _made(kind: str, value: Part) -> Any:
+    name, settings = _split(value)
+    return registry.create(kind, name, settings)
+
+
+def _shared_scores() -> dict[str, Score]:
+    """The built-in scores that depend on logits alone: one training gives all of them at no cost."""
+    own = [info.name for info in registry.list_plugins("score") if info.distribution == registry.OWN]
+    return {name: registry.create("score", name) for name in own if registry.load("score", name).from_logits}
+
+
+def _file(context: Context, images: SyntheticSet, recipe: TrainConfig, seeds: list[int]) -> Path | None:
+    """Where the scores of this training of these networks on these images are stored; None if there is no folder."""
     if context.cache is None:
         return None
     content = [dict(context.network), recipe.model_dump(mode="json"), seeds, images.targets.tolist()]
@@ -205,7 +257,7 @@ def _kept_in(context: Context, images: SyntheticSet, recipe: TrainConfig, seeds:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """Scores that are kept; none where there are none, or damaged ones."""
+    """The stored scores; none if there is no file, or a damaged one."""
     try:
         return read_tensors(file)[0] if file.exists() else {}
     except SyntheticFileError:

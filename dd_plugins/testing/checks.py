@@ -22,6 +22,8 @@ CHECKS = {
     "parameterization": "dd_plugins.testing.parameterization",
     "objective": "dd_plugins.testing.objective",
     "pruning": "dd_plugins.testing.pruning",
+    "score": "dd_plugins.testing.score",
+    "selector": "dd_plugins.testing.selector",
     "dataset": "dd_plugins.testing.dataset",
     "network": "dd_plugins.testing.network",
     "benchmark": "dd_plugins.testing.benchmark",
