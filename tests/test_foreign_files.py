@@ -11,6 +11,7 @@ from dd_plugins.api import AmbiguousPluginError, PluginLoadError, UnknownPluginE
 from dd_plugins.engine.config import resolve
 from dd_plugins.engine.methods import choose_method, load_method
 from dd_plugins.engine.protocols import load_protocol
+from dd_plugins.testing import check_plugin, checks_for
 
 METHOD = """
 summary: mean features of a network of its own
@@ -175,6 +176,37 @@ def test_damaged_protocols(text, told, install, capsys):
     assert error.count("\n") == 1
     assert command("list", "protocol", "bad") == 2
     assert load_protocol("dsa").name == "dsa"
+
+
+WRONG = {
+    "method": {
+        "summary": METHOD.replace("mean features of a network of its own", "short"),
+        "parts_are_installed": METHOD.replace("objective: dm", "objective: nothing"),
+        "settings_have_sources": METHOD.replace(
+            "source: made up\n    set: {steps: 3", "source: ''\n    set: {steps: 3"
+        ),
+        "settings_are_valid": METHOD.replace("steps: 4", "parameterization.size: 4"),
+    },
+    "protocol": {
+        "summary": PROTOCOL_FILE.replace("dsa with five epochs", "short"),
+        "source": f"{PROTOCOL_FILE}\nsource: ''",
+        "settings_are_valid": PROTOCOL_FILE.replace("name: tiny", "name: tiny, no_such_setting: 3"),
+    },
+}
+
+
+@pytest.mark.parametrize(("kind", "check"), [(kind, check) for kind, found in WRONG.items() for check in found])
+def test_a_wrong_file_fails_its_check(kind, check, install, capsys):
+    files = {"method": {"sharp": METHOD}, "protocol": {"short": PROTOCOL_FILE}}
+    name = next(iter(files[kind]))
+    install("dd-mine", files["method"] | ({"odd": WRONG[kind][check]} if kind == "method" else {}),
+            files["protocol"] | ({"odd": WRONG[kind][check]} if kind == "protocol" else {}))  # fmt: skip
+    assert {result.status for result in check_plugin(name, kind)} == {"passed"}
+    failed = {result.check.name: result.reason for result in check_plugin("odd") if result.status == "failed"}
+    assert check in failed
+    assert set(failed) <= {check, "settings_are_valid"}
+    assert all("\n" not in reason and "odd" in reason for reason in failed.values())
+    assert [each.name for each in checks_for("odd")] == list(WRONG[kind])
 
 
 def test_an_entry_point_without_files_is_broken(install, capsys):

@@ -28,6 +28,8 @@ CHECKS = {
     "network": "dd_plugins.testing.network",
     "benchmark": "dd_plugins.testing.benchmark",
     "format": "dd_plugins.testing.format",
+    "method": "dd_plugins.testing.method",
+    "protocol": "dd_plugins.testing.protocol",
 }
 Status = Literal["passed", "failed", "expected failure", "skipped"]
 
@@ -39,21 +41,21 @@ class Subject:
     Attributes:
         kind: Its kind.
         spec: How it was named: ``name``, ``distribution/name`` or ``module:Class``; of a data set with its argument.
-        plugin: The class.
+        plugin: The class; of a file its `PluginInfo`.
         config: Settings that all checks use; by default the plugin's own ``check_settings``.
         argument: Of a data set, what stands behind its name: ``folder:ARGUMENT``.
     """
 
     kind: str
     spec: str
-    plugin: type[Any]
+    plugin: Any
     config: Mapping[str, Any] = field(default_factory=dict)
     argument: str = ""
 
     @property
     def name(self) -> str:
-        """The class's name, for messages."""
-        return self.plugin.__name__
+        """The name of the class or the file, for messages."""
+        return str(getattr(self.plugin, "__name__", self.spec))
 
 
 class NotApplicable(Exception):
@@ -218,8 +220,11 @@ def _subject(plugin: str | type[Any], kind: str | None, config: Mapping[str, Any
             head, rest = split_spec(plugin)
             if kind == "dataset" or registry.is_installed("dataset", head):
                 name, argument = head, rest
-        registry.add_trusted([name])  # whoever checks a class runs it
+        registry.add_trusted([name])  # the user asks to run it
         kind = kind or _kind_of(name)
+        if kind in registry.FILES:
+            info = registry.find(kind, name)
+            return Subject(kind, info.spec, info)
         loaded, spec = registry.load(kind, name), plugin
     else:
         loaded, spec = plugin, plugin.__name__
@@ -230,10 +235,11 @@ def _subject(plugin: str | type[Any], kind: str | None, config: Mapping[str, Any
 
 
 def _kind_of(spec: str) -> str:
-    """The kind of a named plugin: the one that has such a name, or whose base its class has."""
+    """The kind of a named plugin: the one that has such a name, or whose base its class has; classes before files."""
     if ":" in spec:
         return _kind_of_class(registry.load_class(spec))
-    kinds: Sequence[str] = [kind for kind in CHECKS if registry.is_installed(kind, spec)]
+    of_classes: Sequence[str] = [kind for kind in registry.BASES if registry.is_installed(kind, spec)]
+    kinds = of_classes or [kind for kind in registry.FILES if registry.is_installed(kind, spec)]
     if len(kinds) == 1:
         return kinds[0]
     if kinds:

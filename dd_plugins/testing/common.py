@@ -20,6 +20,13 @@ def check_documented(subject: Subject) -> None:
     assert len(first) > 10, f"{subject.name} has no docstring whose first line says what it is"
 
 
+def check_summary(subject: Subject) -> None:
+    """The file says in one line what it is: lists show it."""
+    status, line = subject.plugin.status()
+    assert status == "ok", f"{subject.name}: {line}"
+    assert len(line) > 10, f"{subject.name} has no summary that says what it is"
+
+
 def check_declares_its_api_version(subject: Subject) -> None:
     """The class itself declares the API version it is written for, and its Config is a PluginConfig."""
     problem = contract_problem(subject.plugin)
