@@ -1,14 +1,15 @@
-"""A stranger's package: written by `dd-bench new`, built, installed, listed, checked and run, as its README says."""
+"""Packages of third parties: written by `dd-bench new`, built, installed, listed, checked and run."""
 
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from tiny_runs import command
 
-from benchmark_adapters.cli.new import Kind
+from benchmark_adapters.cli.new import kinds
 from dd_plugins.testing import check_plugin
 from dd_plugins.testing.parameterization import CHECKS
 
@@ -23,21 +24,52 @@ def sh(*words, cwd, env=None):
     return done.stdout
 
 
-@pytest.mark.parametrize("kind", list(Kind))
+def test_there_are_templates_for_these_kinds():
+    assert {"parameterization", "objective", "pruning", "benchmark", "dataset", "network", "method"} <= set(kinds())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind != "method"])
 def test_every_template_is_a_plugin_that_keeps_its_contract(kind, tmp_path, monkeypatch, capsys):
-    name = f"new-{kind.value}"
-    assert command("new", kind.value, name, "--to", tmp_path) == 0
+    name = f"new-{kind}"
+    assert command("new", kind, name, "--to", tmp_path) == 0
     folder = tmp_path / f"dd-{name}"
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    module = f"dd_new_{kind.value}"
-    assert files == ["README.md", f"{module}.py", "setup.py", "tests/test_conformance.py"]
+    module = f"dd_new_{kind}"
+    assert files == ["README.md", f"{module}.py", "pyproject.toml", "tests/test_conformance.py"]
     assert f"cd {folder} && pip install -e . && dd-bench check {name}" in capsys.readouterr().out
+    assert "$" not in (folder / "README.md").read_text()
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"] == {f"dd_plugins.{kind}": {name: f"{module}:New{kind.capitalize()}"}}
     text = (folder / f"{module}.py").read_text()
     assert len(text.splitlines()) <= 50
     monkeypatch.syspath_prepend(folder)
-    results = check_plugin(f"{module}:New{kind.value.capitalize()}", kind.value)
+    results = check_plugin(f"{module}:New{kind.capitalize()}", kind)
     assert [result.reason for result in results if result.status not in ("passed", "skipped")] == []
     sys.modules.pop(module, None)
+
+
+def test_an_unknown_kind_is_one_line(tmp_path, capsys):
+    assert command("new", "objectiv", "mine", "--to", tmp_path) == 2
+    assert "unknown kind 'objectiv'; did you mean objective?" in capsys.readouterr().err
+
+
+def test_a_method_is_installed_checked_and_run(tmp_path):
+    """Installed into a folder on the path."""
+    assert command("new", "method", "sharp", "--to", tmp_path) == 0
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    sh(*pip, "--target", tmp_path / "site", tmp_path / "dd-sharp", cwd=tmp_path)
+    paths = [str(tmp_path / "site"), str(ROOT)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "200"}
+    bench = [sys.executable, "-c", "from benchmark_adapters.cli.main import run; run()"]
+    listed = sh(*bench, "list", "method", cwd=tmp_path, env=env)
+    (line,) = [line for line in listed.splitlines() if "sharp" in line]
+    assert line.split()[:5] == ["method", "dd-sharp/sharp", "dd-sharp", "0.1.0", "ok"]
+    assert "4 passed, 0 failed, 0 skipped" in sh(*bench, "check", "sharp", cwd=tmp_path, env=env)
+    sets = ["network.width=8", "protocol.network.width=8", "protocol.train.epochs=5", "protocol.trials=2"]
+    words = ["run", "--method", "sharp", "--steps", "2", "--no-full-data", *(f"--set={text}" for text in sets)]
+    assert "accuracy on the test set" in sh(*bench, *words, cwd=tmp_path, env=env)
+    tested = sh(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path / "dd-sharp", env=env)
+    assert "4 passed" in tested
 
 
 @pytest.mark.parametrize(
