@@ -151,6 +151,34 @@ def test_a_file_that_is_no_configuration(tmp_path, text):
         resolve({}, config_file=_file(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "given.yaml: expected a mapping at the top, but the file is empty"),
+        ("# nothing\n", "the file is empty"),
+        (
+            "services: {web: {image: nginx}}\nnetworks: {}\n",
+            "no settings of a run; it has the keys services, networks,",
+        ),
+        ("stepz: 3\n", "stepz; did you mean steps"),
+    ],
+)
+def test_a_file_of_another_tool_is_one_line(tmp_path, text, part):
+    with pytest.raises(ConfigError) as caught:
+        resolve({}, config_file=_file(tmp_path, text))
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_folder_as_configuration_suggests_its_config_yaml(tmp_path):
+    with pytest.raises(ConfigError, match=r"but this is a folder$"):
+        resolve({}, config_file=tmp_path)
+    (tmp_path / "config.yaml").write_text("steps: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        resolve({}, config_file=tmp_path)
+    assert f"did you mean {tmp_path / 'config.yaml'}?" in str(caught.value)
+
+
 def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"method: \xff\xfe")
     for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / "latin.yaml"):

@@ -1,5 +1,6 @@
 """Folders, paths and streams that a command cannot use: one line and an exit code, before time is spent."""
 
+import errno
 import io
 import os
 import sys
@@ -68,6 +69,18 @@ def test_long_names(tmp_path, capsys):
     for words in (["eval", "n" * 300], ["show", "n" * 300], [*WORDS, "--out", tmp_path / ("n" * 300)]):
         assert command(*words) in (1, 2)
         assert "File name too long" in one_line(capsys)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_to_names_the_option_that_chooses_another(tmp_path, monkeypatch, capsys, code):
+    def mkdir(path, *_, **__):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert command(*WORDS, "--out", tmp_path / "runs") == 1
+    line = one_line(capsys)
+    assert line.startswith(f"dd-bench: {tmp_path / 'runs'}")
+    assert line.endswith(f": {os.strerror(code)}; choose a folder that can be written to with --out\n")
 
 
 def test_a_home_folder_that_is_unknown(monkeypatch):

@@ -16,6 +16,7 @@ from tiny_runs import FLAGS, TINY, run
 
 from benchmark_adapters.runs import pipeline, scoring
 from benchmark_adapters.runs.identity import compute_run_id
+from benchmark_adapters.runs.parts import Options
 from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import read_tensors
@@ -185,6 +186,24 @@ def test_a_finished_run_is_only_read(done, no_condensing):
     before = folder.synthetic.stat().st_mtime_ns, folder.trials.read_bytes()
     assert run(out) == record
     assert (folder.synthetic.stat().st_mtime_ns, folder.trials.read_bytes()) == before
+
+
+def test_a_finished_run_is_reported_and_none_of_its_files_is_written_again(done, no_condensing):
+    out, folder, record = done
+
+    def state():
+        files = [path for path in folder.path.iterdir() if path.name != ".lock"]
+        return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    before, said = state(), io.StringIO()
+    config = resolve(FLAGS, TINY)
+    options = Options(out, torch.device("cpu"))
+    assert pipeline.run(config, options, Reporter(Console(file=said, width=500))) == record
+    assert said.getvalue() == f"already finished: {folder.path}\n"
+    assert state() == before
+    folder.failure.write_text('{"status": "error", "message": "x"}')  # the last attempt did not end well
+    assert run(out) == record
+    assert not folder.failure.exists()
 
 
 def test_another_protocol_scores_the_same_images(done, no_condensing):

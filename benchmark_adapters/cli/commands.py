@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -9,11 +12,17 @@ from typer.core import TyperCommand, TyperGroup
 
 from benchmark_adapters import signals
 from dd_plugins import registry
-from dd_plugins.errors import UsageError
-from dd_plugins.names import canonical, near, suggestion
+from dd_plugins.errors import DDPluginsError, UsageError
+from dd_plugins.names import FLAGS, canonical, matches, near, suggestion
+
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 # The base of all errors in how the command was called; typer has no public name for it.
 CallError: Any = typer.BadParameter.__base__
+
+
+class UnwritableError(DDPluginsError):
+    """A folder that an option names cannot be written to."""
 
 
 class Commands(TyperGroup):
@@ -46,18 +55,64 @@ class Command(TyperCommand):
         """Reads the arguments.
 
         Raises:
-            UsageError: If an option or an argument is given as an empty text, or as commas alone.
+            UsageError: If an option or an argument is given as an empty text, or as commas alone; if there are more
+                arguments than expected, with the options that take such names.
         """
         if not ctx.resilient_parsing:
-            given, *_ = self.make_parser(ctx).parse_args(args=list(args))
-            for param in () if given.get("help") else self.get_params(ctx):
+            given, rest, _ = self.make_parser(ctx).parse_args(args=list(args))
+            params = () if given.get("help") else self.get_params(ctx)
+            for param in params:
                 value = given.get(param.name)
                 for each in value if isinstance(value, list | tuple) else (value,):
                     if isinstance(each, str) and not each.strip(", \t\r\n"):
                         option = param.param_type_name == "option"
                         flag = param.opts[0] if option else (param.metavar or str(param.name)).upper()
                         raise UsageError(f"{flag} {each!r}: expected a value, but it is empty")
+            if rest and params:
+                raise UsageError(f"unexpected extra argument {rest[0]!r}{suggestion(_as_options(rest[0], params))}")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the subcommand.
+
+        Raises:
+            UnwritableError: If a file below a folder that an option names cannot be written; names the option.
+        """
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            flag = _option_of(error.filename, ctx.params, self.get_params(ctx))
+            if error.errno not in NOT_WRITABLE or flag is None:
+                raise
+            where = f"{error.filename}: {error.strerror}"
+            raise UnwritableError(f"{where}; choose a folder that can be written to with {flag}") from None
+
+
+def _as_options(name: str, params: Sequence[Any]) -> list[str]:
+    """The options of a command that take this name: ``--param hmn``, ``--method hmn``."""
+    flags = {flag for param in params for flag in param.opts}
+    return [f"{FLAGS[kind]} {found}" for kind, found in _kinds_of(name) if FLAGS[kind] in flags]
+
+
+def _kinds_of(name: str) -> Iterator[tuple[str, str]]:
+    """The kinds of plugins, methods and protocols that have a name, with its canonical spelling."""
+    from dd_plugins.engine import catalogue
+
+    for kind in FLAGS:
+        named = kind in ("method", "protocol")
+        known = catalogue.names(kind) if named else [info.spec for info in registry.list_plugins(kind)]
+        yield from ((kind, found) for found in matches(name, known))
+
+
+def _option_of(file: Any, values: Mapping[str, Any], params: Sequence[Any]) -> str | None:
+    """The option whose folder holds a file; None if there is none."""
+    for param in params:
+        folder = values.get(param.name)
+        if isinstance(folder, Path) and isinstance(file, str) and param.param_type_name == "option":
+            place = Path(file).absolute()
+            if place.is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(place):
+                return str(param.opts[0])
+    return None
 
 
 def one_line(error: Any) -> str:

@@ -19,9 +19,10 @@ from benchmark_adapters.runs.notes import data_warnings, idle_rate, lent_setting
 from benchmark_adapters.runs.parts import Options, load_real
 from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.prune import check_pruning, prune
-from benchmark_adapters.runs.records import make_record
-from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
-from benchmark_adapters.runs.store import RunFolder, write_json
+from benchmark_adapters.runs.records import is_stored, make_record, rename_data
+from benchmark_adapters.runs.schema import RunRecord
+from benchmark_adapters.runs.scoring import is_scored, merged, score_set, yardsticks
+from benchmark_adapters.runs.store import RunFolder, read_record_file, write_json
 from benchmark_adapters.runs.system import forget_peak, interruptible_jobs, peak_memory_mib
 from benchmark_adapters.signals import Interrupted, interruptible
 from dd_plugins import registry
@@ -56,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, Any]:
-    """Makes or continues a run; a finished one is only read.
+    """Makes or continues a run; a finished one is only read, and none of its files is written again.
 
     Returns:
         The record.
@@ -70,6 +71,9 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
     run_id = compute_run_id(config, real.spec.fingerprint)
     folder = RunFolder(options.out / run_id)
     with folder.locked(), _logged_to(folder.path / "log.txt", reporter):
+        if (finished := _finished(config, real, options, reporter, folder)) is not None:
+            reporter.say(f"already finished: {folder.path}")
+            return finished
         write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
         reporter.say(f"run {run_id} in {folder.path}")
         for line in (*real.notes, *real.skipped):  # shown when the data was loaded
@@ -86,6 +90,24 @@ def run(config: RunConfig, options: Options, reporter: Reporter) -> dict[str, An
             write_json(folder.failure, {"status": status, "error": type(error).__name__, "message": str(error)})
             raise
     return record
+
+
+def _finished(
+    config: RunConfig, real: RealData, options: Options, reporter: Reporter, folder: RunFolder
+) -> dict[str, Any] | None:
+    """The record of a run that has nothing left to do with this configuration; None if there is something."""
+    file = folder.path / "config.yaml"
+    known = None if folder.failure.exists() else read_record_file(folder.record, RunRecord)
+    if known is None or not is_stored(folder) or not (folder.path / "preview.png").exists():
+        return None
+    if not file.exists() or file.read_bytes() != config.to_yaml().encode() or rename_data(known, config, real.spec):
+        return None
+    folder.check_stored()
+    if known["status"] != "done" or not is_scored(known, config.protocol):
+        return None
+    reload(folder, config, real, options)  # the budget holds for what the file holds now
+    found = yardsticks(config, real, options.out, options.device, reporter, options.full_data)
+    return known if all(entry in known["yardsticks"] for entry in found) else None
 
 
 def _make(config: RunConfig, real: RealData, options: Options, reporter: Reporter, folder: RunFolder) -> dict[str, Any]:

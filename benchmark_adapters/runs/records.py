@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -38,7 +39,7 @@ def rename_data(record: dict[str, Any], config: RunConfig, data: DataSpec) -> bo
         Whether the record has changed.
     """
     before = record["data"], record.get("config")
-    record["data"] = data.to_dict()
+    record["data"] = json.loads(json.dumps(data.to_dict()))  # lists, as a record that was read has them
     if "config" in record:
         record["config"] = {**record["config"], "dataset": config.dataset, "data": config.data}
     return before != (record["data"], record.get("config"))

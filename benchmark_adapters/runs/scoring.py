@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ def score_set(
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Scores a set under a protocol, trial by trial, and returns the record with the score in it."""
-    key = f"{protocol.hash}/{protocol.network.name}"
-    if any(_key(score) == key and len(score["trials"]) >= protocol.trials for score in record["scores"]):
+    if is_scored(record, protocol):
         return record
     begun = time.perf_counter()
     title = f"evaluate ({protocol.name}, {protocol.network.name})"
@@ -43,6 +43,12 @@ def score_set(
     scores = list(record["scores"])
     add_score(scores, score)
     return {**record, "scores": scores}
+
+
+def is_scored(record: Mapping[str, Any], protocol: Protocol) -> bool:
+    """Whether a record has all trials of a protocol."""
+    key = f"{protocol.hash}/{protocol.network.name}"
+    return any(_key(score) == key and len(score["trials"]) >= protocol.trials for score in record["scores"])
 
 
 def yardsticks(

@@ -17,7 +17,7 @@ from dd_plugins.engine.files import canonical_names
 from dd_plugins.engine.methods import choose_method, exchanged_container
 from dd_plugins.engine.protocols import PartConfig, Protocol, load_protocol
 from dd_plugins.engine.suggestions import unknown_keys
-from dd_plugins.names import quoted
+from dd_plugins.names import near, quoted
 
 PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
 SECTIONS = (*PARTS, "pruning", "optimizer", "data", "protocol", "protocol.network", "protocol.train")
@@ -115,7 +115,7 @@ def resolve(
     Raises:
         ConfigError: Names the dotted path, the value, and what is allowed.
     """
-    file_values = flatten(_config_of(_read_yaml(config_file), config_file)) if config_file else dict(base or {})
+    file_values = flatten(_config_in(config_file)) if config_file else dict(base or {})
     if file_values.get("pruning.name", "") is None:  # a run that was not pruned; the next one may be
         del file_values["pruning.name"]
         if not file_values.get("over_budget"):
@@ -255,8 +255,30 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     values = read_json(path, ConfigError) if path.suffix == ".json" else read_yaml(path, ConfigError)
+    if values is None:
+        raise ConfigError(f"{path}: expected a mapping at the top, but the file is empty")
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, but got {type(values).__name__}")
+    return values
+
+
+def _config_in(path: Path) -> dict[str, Any]:
+    """The settings in a file given by ``--config``.
+
+    Raises:
+        ConfigError: If it is a folder, is empty, or holds nothing that is a setting of a run.
+    """
+    if path.is_dir():
+        hint = f"; did you mean {path / 'config.yaml'}?" if (path / "config.yaml").is_file() else ""
+        raise ConfigError(f"--config {path}: expected a YAML file, but this is a folder{hint}")
+    values = _config_of(_read_yaml(path), path)
+    keys = [str(key).partition(".")[0] for key in values]
+    known = list(RunConfig.model_fields)
+    if keys and not set(keys) & set(known) and not all(near(key, known) for key in keys):
+        found, expected = shortened(", ".join(keys), 200), ", ".join(known)
+        raise ConfigError(
+            f"--config {path}: no settings of a run; it has the keys {found}, expected some of {expected}"
+        )
     return values
 
 
