@@ -64,6 +64,21 @@ def test_grayscale_of_16_bits_is_scaled():
     np.testing.assert_array_equal(pixels_of(Image.fromarray(values))[2], expected)
 
 
+@pytest.mark.parametrize(("largest", "told"), [(4095, True), (4096, False), (65535, False)])
+def test_16_bit_images_of_12_bits_are_told_once_with_their_largest_value(tmp_path, largest, told):
+    for label in ("a", "b"):
+        for row in range(4):
+            path = tmp_path / "set" / label / f"{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            values = np.full((8, 8), largest if (label, row) == ("b", 3) else 100, np.uint16)
+            Image.fromarray(values).save(path)
+    for _ in range(2):  # decoded, and read from the cache
+        notes = load(f"folder:{tmp_path / 'set'}", tmp_path).notes
+        found = [note for note in notes if "16-bit" in note]
+        assert len(found) == told
+        assert all(f"largest value of the 16-bit images is {largest} of 65535" in note for note in found)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_32_bits_are_refused(tmp_path, kind):
     folder = write_both(tmp_path / "set", shape=(8, 8))

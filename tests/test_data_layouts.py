@@ -261,6 +261,16 @@ def test_a_declared_class_label_goes_before_other_columns(tmp_path):
     assert labels_by_file(real) == (TRAIN, TEST)
 
 
+def test_the_column_of_labels_is_told_where_there_are_several(tmp_path):
+    write_splits(tmp_path, column="fine_label", coarse_label=pa.array([0] * 6 + [1] * 6), text=pa.array(["x"] * 12))
+    found = load(f"parquet:{tmp_path}", tmp_path)
+    assert labels_by_file(found) == (TRAIN, TEST)
+    told = "the labels are the column fine_label; --set data.label_column=NAME takes another (coarse_label)"
+    assert [note for note in found.notes if "column" in note] == [told]
+    chosen = load(f"parquet:{tmp_path}", tmp_path, config={"label_column": "fine_label"})
+    assert not [note for note in chosen.notes if "column" in note]
+
+
 def test_columns_are_chosen_among_several(tmp_path):
     write_splits(tmp_path, column="first", second=pa.array([0] * 6 + [1] * 6), mask=contents(12, 7))
     for config, message in (

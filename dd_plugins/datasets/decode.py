@@ -25,13 +25,15 @@ from torch import Tensor
 from dd_plugins.api import ConfigError, DataError, Dataset, RawData, locked, sweep, write_atomically
 from dd_plugins.api.memory import require_memory
 from dd_plugins.datasets.build import channel_statistics, hold_out
-from dd_plugins.datasets.images import EncodedImage, Header, decode, read_header
+from dd_plugins.datasets.images import EncodedImage, Header, decode_measured, read_header
 from dd_plugins.datasets.messages import first_items, first_of
 from dd_plugins.errors import is_out_of_memory
 from dd_plugins.names import matches, near, quoted, suggestion
 from dd_plugins.seeds import make_generator, seed_for
 
 FORMAT = 2  # of the decoded copies; a new number where the same files give other pixels
+
+DARK = 4096  # 16-bit images whose values are all smaller have 12 bits or fewer
 
 Images = Callable[[], Iterator[EncodedImage]]
 
@@ -84,6 +86,7 @@ class Decoded:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     faults: dict[int, str]
+    largest: int = 0  # value as stored in grayscale images of 16 bits; 0 without such images
 
 
 def decode_raw(
@@ -131,6 +134,12 @@ def decode_raw(
     skipped = _locate(images, decoded.faults)
     if skipped:
         notes = [*notes, f"{len(skipped)} of {len(order)} images are left out: {first_of(skipped)}"]
+    if 0 < decoded.largest < DARK:
+        notes = [
+            *notes,
+            f"the largest value of the 16-bit images is {decoded.largest} of 65535, so they become dark; if they have "
+            f"fewer bits, scale the files to 16",
+        ]
     kept = order[[row not in decoded.faults for row in order.tolist()]]
     count = len(train_rows) - sum(row in decoded.faults for row in train_rows.tolist())
     return RawData(
@@ -247,11 +256,11 @@ def _cannot_be_kept(path: Path, error: OSError) -> DataError:
 
 def _decode_all(images: Images, order: Tensor, train_count: int, config: ImageConfig) -> Decoded:
     """Decodes all images, and leaves out or reports those that cannot be used."""
-    pixels, faults = _decode(images, order, config.size)
+    pixels, faults, largest = _decode(images, order, config.size)
     if faults and (config.on_error == "error" or not len(pixels)):
         raise _unusable(_locate(images, faults), len(order))
     usable = train_count - sum(row in faults for row in order[:train_count].tolist())
-    return Decoded(pixels, *channel_statistics(pixels[:usable]), faults)
+    return Decoded(pixels, *channel_statistics(pixels[:usable]), faults, largest)
 
 
 def _unusable(faults: list[str], total: int) -> DataError:
@@ -297,6 +306,7 @@ def _write(decoded: Decoded, file: BinaryIO) -> None:
         statistics=np.array([decoded.mean, decoded.std]),
         rows=np.array(list(decoded.faults), dtype=np.int64),
         reasons=np.array(list(decoded.faults.values()), dtype=np.str_),
+        largest=np.array(decoded.largest),
     )
 
 
@@ -307,6 +317,7 @@ def _read_cached(path: Path, total: int, config: ImageConfig) -> Decoded | None:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             images, statistics, rows, reasons = (file[name] for name in ("images", "statistics", "rows", "reasons"))
+            largest = int(file["largest"])
     except Exception as error:  # numpy and zipfile raise anything on a damaged file
         if is_out_of_memory(error):
             raise
@@ -321,16 +332,21 @@ def _read_cached(path: Path, total: int, config: ImageConfig) -> Decoded | None:
     if faults and config.on_error == "error":
         return None
     mean, std = statistics.tolist()
-    return Decoded(torch.from_numpy(images), tuple(mean), tuple(std), faults)
+    return Decoded(torch.from_numpy(images), tuple(mean), tuple(std), faults, largest)
 
 
-def _decode(images: Images, order: Tensor, size: int | None) -> tuple[Tensor, dict[int, str]]:
-    """Decodes row ``order[i]`` to place ``i``; the places of images with faults are closed up."""
+def _decode(images: Images, order: Tensor, size: int | None) -> tuple[Tensor, dict[int, str], int]:
+    """Decodes row ``order[i]`` to place ``i``; the places of images with faults are closed up.
+
+    Returns:
+        The pixels, the faults by row, and the largest value of `Decoded`.
+    """
+    largest = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         headers, faults = _read_headers(images, size)
         if not headers:
-            return torch.empty(0, 1, 1, 1, dtype=torch.uint8), faults
+            return torch.empty(0, 1, 1, 1, dtype=torch.uint8), faults, 0
         gray = all(header.gray for header in headers.values())
         width, height = (size, size) if size else next(iter(headers.values()))[1:]
         pixels = _allocated((len(order), 1 if gray else 3, height, width))
@@ -340,7 +356,8 @@ def _decode(images: Images, order: Tensor, size: int | None) -> tuple[Tensor, di
             if row in faults:
                 continue
             try:
-                decoded = decode(image, gray, size)
+                decoded, value = decode_measured(image, gray, size)
+                largest = max(largest, value)
                 if decoded.shape != pixels.shape[1:]:
                     raise DataError(f"decodes to other {decoded.shape[2]}x{decoded.shape[1]} pixels than announced")
                 pixels[place] = decoded
@@ -351,7 +368,7 @@ def _decode(images: Images, order: Tensor, size: int | None) -> tuple[Tensor, di
         for new, old in enumerate(kept.tolist()):
             pixels[new] = pixels[old]
         pixels = pixels[: len(kept)]
-    return torch.from_numpy(pixels), dict(sorted(faults.items()))
+    return torch.from_numpy(pixels), dict(sorted(faults.items())), largest
 
 
 def _allocated(shape: tuple[int, int, int, int]) -> np.ndarray:

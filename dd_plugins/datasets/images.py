@@ -66,6 +66,11 @@ def read_header(image: EncodedImage) -> Header:
 
 
 def decode(image: EncodedImage, gray: bool, size: int | None = None) -> np.ndarray:
+    """The pixels that `decode_measured` gives."""
+    return decode_measured(image, gray, size)[0]
+
+
+def decode_measured(image: EncodedImage, gray: bool, size: int | None = None) -> tuple[np.ndarray, int]:
     """Decodes one image.
 
     Transparent images are composited on white. Grayscale images of 16 bits are scaled to 8 bits (divided by 257 and
@@ -77,17 +82,18 @@ def decode(image: EncodedImage, gray: bool, size: int | None = None) -> np.ndarr
         size: If given, the shorter side is resized to it and the center square is cropped.
 
     Returns:
-        uint8, ``(C, H, W)``.
+        uint8, ``(C, H, W)``; and the largest value of a grayscale image of 16 bits as stored, 0 for all others.
 
     Raises:
         DataError: With the reason alone, if the image does not decode.
     """
     with _opened(image.load()) as picture:
         mode = "L" if gray else "RGB"
+        largest = int(np.asarray(picture).max()) if _is_wide(picture) else 0
         converted = _opaque(_eight_bits(picture) if _is_wide(picture) else picture).convert(mode)
         if size is not None:
             converted = ImageOps.fit(converted, (size, size), Image.Resampling.BILINEAR)
-        return np.asarray(converted).reshape(converted.height, converted.width, -1).transpose(2, 0, 1)
+        return np.asarray(converted).reshape(converted.height, converted.width, -1).transpose(2, 0, 1), largest
 
 
 def _is_wide(picture: Image.Image) -> bool:

@@ -81,6 +81,7 @@ class Shard(NamedTuple):
     image: str
     labels: list[Label | None]
     names: list[str]
+    note: str = ""  # about the choice among several columns of labels
 
 
 def read_parquet(
@@ -109,6 +110,7 @@ def read_parquet(
     train = [_read_labels(path, parquet) for path in splits["train"]]
     _check_labels(train)
     test, notes = _test_split(splits, parquet)
+    notes += [train[0].note] if train[0].note else []
     names = next((shard.names for shard in train if shard.names), [])
     classes = encode_labels(_labels(train), _labels(test) if test else None, names, shown(folder))
     for split, paths in splits.items():
@@ -192,7 +194,8 @@ def _read_labels(path: Path, parquet: ParquetConfig) -> Shard:
         features = _features(schema)
         image = _image_column(schema, parquet.image_column, path)
         label = _label_column(schema, features, parquet.label_column, path)
-        return Shard(path, image, _label_values(file.read([label])[label], path), _class_names(features, label))
+        note = "" if parquet.label_column else _label_note(schema, features, label)
+        return Shard(path, image, _label_values(file.read([label])[label], path), _class_names(features, label), note)
 
 
 @contextmanager
@@ -264,6 +267,20 @@ def _label_column(schema: pa.Schema, features: dict[str, Any], name: str | None,
             f"{first_of(integers or words, ', ')}; found {_columns(schema)}"
         )
     raise _NoLabels(f"{shown(path)}: expected a column of labels (integers or strings), but found {_columns(schema)}")
+
+
+def _label_note(schema: pa.Schema, features: dict[str, Any], chosen: str) -> str:
+    """Which column is the label, where others look like labels too by their name or declared type; else empty."""
+    others = [
+        field.name
+        for field in schema
+        if field.name != chosen
+        and (_is_integer(field.type) or _is_string(field.type))
+        and (field.name in LABEL_NAMES or "label" in field.name or "names" in _feature(features, field.name))
+    ]
+    if not others:
+        return ""
+    return f"the labels are the column {chosen}; --set data.label_column=NAME takes another ({first_of(others, ', ')})"
 
 
 def _given(key: str, name: str, possible: list[str], schema: pa.Schema, path: Path) -> str:
