@@ -78,6 +78,23 @@ class NotEnoughMemory(UsageError):
     """What was asked for needs more memory than the machine has."""
 
 
+class EmptyClassError(UsageError):
+    """A pruning would leave a class without an image.
+
+    Attributes:
+        label: The class.
+    """
+
+    def __init__(self, keep: int, total: int, label: int, name: str = "") -> None:
+        self.label = label
+        self._counts = keep, total
+        super().__init__(f"{keep} of {total} images to keep would leave class {name or label} with none")
+
+    def named(self, class_names: Sequence[str]) -> EmptyClassError:
+        """The same error with the name of the class."""
+        return EmptyClassError(*self._counts, self.label, class_names[self.label])
+
+
 class BudgetTooSmall(UsageError):
     """Not one image per class of this parameterization fits into the storage budget."""
 

@@ -220,6 +220,27 @@ def test_image_folders_have_the_names_of_the_classes_and_keep_their_order(place)
     assert read_stored(again)[0].source == read_stored(folder.synthetic)[0].source
 
 
+def test_two_exports_of_one_run_are_one_import_and_it_says_so(place, capsys):
+    _, folder = place
+    made = []
+    for form in ("pt", "imagefolder"):
+        assert command("export", folder.path, "--to", form, "--root", f"set-{form}") == 0
+        capsys.readouterr()
+        words = ["--from", form, "--dataset", "folder:my", "--set", "data.size=8", "--out", "back"]
+        assert command("import", f"set-{form}", *words) == 0
+        made.append(capsys.readouterr().out)
+    assert "imported before" not in made[0]
+    assert "it has the same images as set-pt, imported before: both are this one run" in made[1]
+    assert made[0].splitlines()[0] == made[1].splitlines()[0]
+
+
+def test_a_pruning_that_empties_a_class_names_it_and_leaves_no_folder(place, capsys):
+    root, _ = place
+    words = ["prune", "--dataset", "folder:my", "--set", "data.size=8", "--keep", "0.25", "--strategy", "random"]
+    assert "2 of 9 images to keep would leave class cup with none" in refused(capsys, *words, "--out", "pruned")
+    assert not (root / "pruned").exists()
+
+
 def test_an_import_reads_the_order_of_classes_and_does_without(place, capsys):
     root, folder = place
     assert command("export", folder.path, "--to", "imagefolder", "--root", "set") == 0

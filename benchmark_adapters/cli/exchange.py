@@ -99,6 +99,8 @@ def import_run(
         record = import_set(path, form, name, flags, others, options)
     counts = record["images_per_class"]
     say(f"run {record['id']}: {record['name']}, {sum(counts)} images, IPC {record['config']['ipc']}")
+    if record["imported"] != path.name:
+        say(f"it has the same images as {record['imported']}, imported before: both are this one run")
     say("its images count as pixels, whatever held them before: scores against the budget are those of this IPC")
     say(f"next: dd-bench eval {record['id']}")
 

@@ -19,7 +19,7 @@ from benchmark_adapters.runs.notes import data_warnings
 from benchmark_adapters.runs.parts import Options, load_real, same_data
 from benchmark_adapters.runs.pipeline import reload
 from benchmark_adapters.runs.progress import Reporter
-from benchmark_adapters.runs.prune import check_pruning, prune_container, unit_labels
+from benchmark_adapters.runs.prune import check_pruning, check_selection, prune_container, strategy_of, unit_labels
 from benchmark_adapters.runs.records import make_record
 from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runs.store import RunFolder, write_json
@@ -81,6 +81,8 @@ def prune_stored(
     check_pruning(source.config, source.container)
     for chosen in (source.config.network, source.config.protocol.network):  # before any of them is trained
         build_network(chosen.name, real.spec.image_shape, real.spec.num_classes, chosen.settings, seed=0)
+    units = unit_labels(source.container)[0]
+    check_selection(strategy_of(source.config), units, _units_kept(units, keep), real.class_names)
     run_id = _run_id(source, real, keep)
     folder = RunFolder(options.out / run_id)
     with folder.locked():
@@ -131,7 +133,7 @@ def _prune(
 ) -> None:
     container, config = source.container.to(options.device), source.config
     container.chunk_size = options.chunk_size
-    wanted = int(Fraction(str(keep)) * len(unit_labels(container)[0]))
+    wanted = _units_kept(unit_labels(container)[0], keep)
     note = prune_container(container, wanted, source.digest, config, real, folder, options, reporter)
     if source.rows is not None:
         note["rows"] = source.rows[torch.tensor(note["kept"])].tolist()
@@ -142,6 +144,10 @@ def _prune(
     container.cpu().save(folder.synthetic, registry.find("parameterization", config.parameterization.name).spec)
     folder.mark("prune", keep=keep, **note)
     folder.mark("condense", sha256=folder.digest())
+
+
+def _units_kept(units: Tensor, keep: float) -> int:
+    return int(Fraction(str(keep)) * len(units))
 
 
 def _real_images(config: RunConfig, real: RealData, keep: float) -> Source:

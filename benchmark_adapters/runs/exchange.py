@@ -119,7 +119,7 @@ def import_set(
         options: Data and folder.
 
     Returns:
-        The record, without a score yet.
+        The record, without a score yet; that of an earlier import if it brought in the same images.
 
     Raises:
         DataError: If the set is damaged, holds code, or does not go with the data set.
@@ -152,7 +152,7 @@ def import_set(
         folder.check_stored()
         record = make_record(config, real.spec, folder.path.name, folder)
         known = record["name"] if "imported" in record else f"imported {path.name}"
-        record |= {"name": name or known, "imported": path.name}
+        record |= {"name": name or known, "imported": record.get("imported", path.name)}
         record["config"] |= {"objective": {"name": "none"}, "method": "none"}
         record["plugins"] = {k: v for k, v in record["plugins"].items() if k not in ("method", "objective")}
         reload(folder, config, real, options)  # the budget on what the file holds, and a preview

@@ -32,6 +32,7 @@ from dd_plugins.engine.config import RunConfig
 from dd_plugins.engine.distilled import load_stored
 from dd_plugins.engine.parts import build_container, network_factory
 from dd_plugins.engine.protocols import Protocol
+from dd_plugins.errors import EmptyClassError
 from dd_plugins.seeds import make_generator, seed_for
 
 
@@ -47,7 +48,7 @@ def check_pruning(config: RunConfig, container: Parameterization, within: Parame
         IncompatibleError: If the container cannot drop single images.
         UsageError: If the larger set is no larger.
     """
-    _strategy(config)
+    strategy_of(config)
     if not container.prunable():
         raise IncompatibleError(
             f"{config.parameterization.name} cannot be pruned: none of its images is stored apart from the others"
@@ -109,9 +110,8 @@ def prune_container(
     begun = time.perf_counter()
     units, owners = unit_labels(container)
     images = SyntheticSet("over budget", real.spec, container.decode(), container.labels, container.storage())
-    strategy = _strategy(config)
-    for one in strategy.candidates():  # what cannot be selected is told before networks are trained
-        _kept(one, torch.zeros(len(units), dtype=torch.float64), units, keep)
+    strategy = strategy_of(config)
+    check_selection(strategy, units, keep, real.class_names)
     score = _scores(config, strategy, images, real, folder, options, reporter, digest)
     of_units = torch.zeros(len(units), dtype=score.dtype).index_add(0, owners, score) / torch.bincount(owners)
     candidates = [(one, _kept(one, of_units, units, keep)) for one in strategy.candidates()]
@@ -128,6 +128,25 @@ def prune_container(
     }
 
 
+def check_selection(strategy: PruningStrategy, units: Tensor, keep: int, class_names: Sequence[str]) -> None:
+    """Finds what cannot be selected before networks are trained for the scores.
+
+    Args:
+        strategy: Each of its candidates selects.
+        units: The label of every unit; int64.
+        keep: Units that stay.
+        class_names: Of the data set.
+
+    Raises:
+        EmptyClassError: If a class would be left with no image; names it.
+    """
+    try:
+        for one in strategy.candidates():
+            _kept(one, torch.zeros(len(units), dtype=torch.float64), units, keep)
+    except EmptyClassError as error:
+        raise error.named(class_names) from None
+
+
 def unit_labels(container: Parameterization) -> tuple[Tensor, Tensor]:
     """What can be dropped alone: the label of every unit, and the unit of every image; int64, on the CPU."""
     labels = container.labels.cpu()
@@ -142,7 +161,12 @@ def choose(accuracies: Sequence[float]) -> int:
     return max(range(len(accuracies)), key=lambda k: (accuracies[k], -k))
 
 
-def _strategy(config: RunConfig) -> PruningStrategy:
+def strategy_of(config: RunConfig) -> PruningStrategy:
+    """The strategy of a run.
+
+    Raises:
+        UsageError: If the run is not pruned.
+    """
     if config.pruning is None:
         raise UsageError("this run is not pruned")
     settings = config.pruning.settings

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from dd_plugins.api import PluginContractError, UsageError
 from dd_plugins.api.pruning import Selector
+from dd_plugins.errors import EmptyClassError
 
 STRATA = 50  # bins of equal width over the range of the scores
 
@@ -103,7 +104,8 @@ def shares(counts: Tensor, keep: int) -> list[int]:
         keep: In all.
 
     Raises:
-        UsageError: If there are not so many images, or a class would be left with none.
+        UsageError: If there are not so many images.
+        EmptyClassError: If a class would be left with none.
     """
     total = int(counts.sum())
     if not 0 < keep <= total:
@@ -114,7 +116,7 @@ def shares(counts: Tensor, keep: int) -> list[int]:
     for label in by_remainder[: keep - sum(kept)]:
         kept[label] += 1
     if min(kept) < 1:
-        raise UsageError(f"{keep} of {total} images to keep would leave class {kept.index(0)} with none")
+        raise EmptyClassError(keep, total, kept.index(0))
     return kept
 
 
