@@ -1,5 +1,6 @@
 """dd-bench eval: a run or a file scored again, on other networks and under other protocols."""
 
+import hashlib
 import json
 import shutil
 
@@ -92,6 +93,26 @@ def test_a_file_scores_as_its_run_did(done, tmp_path):
     assert record["storage"]["elements"] == sum(t.numel() for t in read_tensors(file)[0].values())
     assert command("eval", file, *words, "--set=protocol.train.epochs=2") == 0
     assert len(json.loads(written.read_text())["scores"]) == 2  # the first one stays
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("config", None), ("config", 3), ("storage", None), ("storage", {}), ("images_per_class", "x"), ("container", 3),
+     ("name", None), ("data", {}), ("scores", {}), ("yardsticks", None)],
+)  # fmt: skip
+def test_a_damaged_record_of_a_scored_file_is_one_line(done, tmp_path, capsys, key, value):
+    _, folder = done
+    out = tmp_path / "elsewhere"
+    name = hashlib.sha256(folder.synthetic.read_bytes()).hexdigest()[:10]
+    record = {k: v for k, v in _read(folder).items() if k != "config"}
+    (out / "evaluations" / name).mkdir(parents=True)
+    (out / "evaluations" / name / "record.json").write_text(json.dumps({**record, key: value}))
+    capsys.readouterr()
+    assert command("eval", folder.synthetic, *SHORT, "--out", out, "--device", "cpu") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert f"{name}/record.json is no record" in error
+    assert key in error
 
 
 @pytest.fixture(scope="module")

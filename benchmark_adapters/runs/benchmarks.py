@@ -10,6 +10,7 @@ from typing import Any
 from benchmark_adapters.runs.parts import Options
 from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.rescore import how_to_score, split_data
+from benchmark_adapters.runs.schema import SetRecord
 from benchmark_adapters.runs.sets import load_set
 from benchmark_adapters.runs.store import read_record_file, write_json
 from dd_plugins import registry
@@ -89,7 +90,7 @@ def score_by(
     loaded = load_set(stored, dataset, options, data)
     begun = time.perf_counter()
     with loaded.folder.locked(), reporter.job(f"benchmark {name}", 1) as job:
-        record = read_record_file(loaded.folder.record) or loaded.record
+        record = read_record_file(loaded.folder.record, SetRecord) or loaded.record
         reporter.say(f"benchmark {name}")
         folder, made_under = loaded.folder, loaded.made_under
         if protocol or assignments or network or made_under:

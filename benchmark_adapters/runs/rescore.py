@@ -11,6 +11,7 @@ from benchmark_adapters.runs.notes import few_images
 from benchmark_adapters.runs.parts import Options
 from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.records import rename_data
+from benchmark_adapters.runs.schema import SetRecord
 from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runs.sets import Loaded, load_set
 from benchmark_adapters.runs.store import read_record_file, write_json
@@ -54,7 +55,7 @@ def rescore(
         reporter.say_once(warning)
     wanted = []
     with folder.locked():
-        record = read_record_file(folder.record) or record  # what others added in the meantime
+        record = read_record_file(folder.record, SetRecord) or record  # what others added in the meantime
         for network in networks:
             config = _config(source, ipc, protocol, network, assignments, made_under)
             config = config.model_copy(update={"seed": record.get("config", {}).get("seed", 0)})
@@ -155,7 +156,7 @@ def crfd(
                 f"{stored}: its distance to the real images is NaN or infinite; its pixel values are too large"
             )
         with loaded.folder.locked():
-            record = read_record_file(loaded.folder.record) or loaded.record
+            record = read_record_file(loaded.folder.record, SetRecord) or loaded.record
             others = [m for m in record.get("metrics", []) if (m["metric"], m["network"]) != ("crfd", about)]
             noted = {"metric": "crfd", "network": about, "value": value, "of_activations": variant}
             write_json(loaded.folder.record, {**record, "metrics": [*others, noted]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dd_plugins.engine.checkpoints import CheckpointNotes
 
@@ -192,6 +192,30 @@ class TableRecord(Scores):
     config: ScoredConfig
 
 
+class Taken(Part):
+    """What a set takes, in all."""
+
+    elements: Count
+    bytes: Count
+    budget: int = Field(ge=1, le=10**15)
+
+
+class SetRecord(Scores):
+    """The record of a stored set: of a run, or of a file that was scored, which has no configuration."""
+
+    config: ScoredConfig | None = None
+    container: str = ""
+    storage: Taken
+    images_per_class: Counts
+
+    @field_validator("config")
+    @classmethod
+    def _missing_but_not_null(cls, value: ScoredConfig | None) -> ScoredConfig:
+        if value is None:
+            raise ValueError("expected a mapping")
+        return value
+
+
 class LedgerEntry(Part):
     """A stored tensor."""
 
@@ -202,12 +226,9 @@ class LedgerEntry(Part):
     nbytes: Count
 
 
-class Storage(Part):
-    """What a set takes."""
+class Storage(Taken):
+    """What a set takes, tensor by tensor."""
 
-    elements: Count
-    bytes: Count
-    budget: int = Field(ge=1, le=10**15)
     ledger: list[LedgerEntry]
     priors: list[Prior] = []
 
