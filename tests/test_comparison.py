@@ -7,6 +7,7 @@ import re
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 from tiny_runs import command
@@ -15,6 +16,7 @@ from benchmark_adapters.report import comparison
 from benchmark_adapters.report.curves import front, save_curve
 from benchmark_adapters.report.references import published
 from benchmark_adapters.report.statistics import Difference, holm
+from benchmark_adapters.report.summary import of_dataset
 from benchmark_adapters.report.tables import fitting_table
 from benchmark_adapters.runs.compare import contenders, matrix
 from benchmark_adapters.signals import Interrupted
@@ -384,6 +386,29 @@ def test_a_prior_counts_in_a_curve_of_times(tmp_path, monkeypatch):
     save_curve(tmp_path / "curve.png", made, "steps")
     assert dict(drawn[2:]) == {"a": [5.0], "b": [5.0]}
     assert len(lines) == 1
+
+
+def test_the_accuracy_axis_of_a_curve_stays_within_0_and_100(tmp_path, monkeypatch):
+    limits = []
+    original = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: limits.append(self.axes[0].get_ylim()) or original(self, *a, **k)
+    )
+    save_curve(tmp_path / "curve.png", [record("a", 0, (0.05, 1.0)), record("b", 0, (0.99, 1.0))])  # wide intervals
+    save_curve(tmp_path / "curve.png", [record("a", 0, (0.5, 0.5)), record("b", 0, (0.6, 0.6))])
+    assert limits[0] == (0, 100)
+    assert 0 < limits[1][0] < 50
+    assert 60 < limits[1][1] < 100
+
+
+def test_records_of_a_data_set_are_found_by_the_name_that_was_typed():
+    made = [record("a", 0, (0.5, 0.6)), record("b", 0, (0.5, 0.6))]
+    made[0]["data"], made[0]["config"] = {"name": "x"}, {"dataset": "folder:my/x"}
+    made[1]["data"], made[1]["config"] = {"name": "digits"}, {"dataset": "digits"}
+    for name in ("x", "folder:my/x", "folder:my/x/", "Folder:my/X"):
+        assert of_dataset(made, name) == made[:1]
+    with pytest.raises(UsageError, match=r"no record of the data set 'folder:x' \(there: digits, folder:my/x, x\)"):
+        of_dataset(made, "folder:x")
 
 
 def test_a_curve_is_drawn_from_records_of_one_cell(tmp_path):

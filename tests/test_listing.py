@@ -49,6 +49,14 @@ def test_every_kind_is_listed(kind, capsys):
     assert all(line[4] in ("ok", "missing") and len(line[5]) > 5 for line in lines)
 
 
+def test_no_line_shows_markup_of_a_docstring(capsys):
+    assert command("list") == 0
+    assert command("list", "dataset", "folder") == 0
+    out = capsys.readouterr().out
+    assert "``" not in out
+    assert "folder:PATH" in out
+
+
 @pytest.mark.parametrize("name", names("method"))
 def test_a_method_shows_its_parts_and_every_setting_with_its_source(name, capsys):
     assert command("list", "method", name.upper()) == 0

@@ -91,17 +91,13 @@ class Command(TyperCommand):
 def _as_options(name: str, params: Sequence[Any]) -> list[str]:
     """The options of a command that take this name: ``--param hmn``, ``--method hmn``."""
     flags = {flag for param in params for flag in param.opts}
-    return [f"{FLAGS[kind]} {found}" for kind, found in _kinds_of(name) if FLAGS[kind] in flags]
+    return [FLAGS[kind].format(found) for kind, found in _kinds_of(name) if FLAGS[kind].split()[0] in flags]
 
 
 def _kinds_of(name: str) -> Iterator[tuple[str, str]]:
-    """The kinds of plugins, methods and protocols that have a name, with its canonical spelling."""
-    from dd_plugins.engine import catalogue
-
+    """The kinds of plugins that have a name, with its canonical spelling."""
     for kind in FLAGS:
-        named = kind in ("method", "protocol")
-        known = catalogue.names(kind) if named else [info.spec for info in registry.list_plugins(kind)]
-        yield from ((kind, found) for found in matches(name, known))
+        yield from ((kind, found) for found in matches(name, [info.spec for info in registry.list_plugins(kind)]))
 
 
 def _option_of(file: Any, values: Mapping[str, Any], params: Sequence[Any]) -> str | None:

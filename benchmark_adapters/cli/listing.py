@@ -76,7 +76,7 @@ def _show_one(kind: str, name: str) -> None:
         _show_method(info)
         return
     found = described(kind, info.spec)
-    say(f"{info.spec}: {found.about}")
+    say(_plain(f"{info.spec}: {found.about}"))
     _print(("setting", "default" if kind != "protocol" else "value", "what it is"), found.rows)
 
 
@@ -94,7 +94,7 @@ def _show_method(info: PluginInfo) -> None:
     if path is None or status != "ok":
         raise PluginLoadError(f"method {info.spec!r} ({info.distribution} {info.version}): {line}")
     content = read_file(path)
-    say(f"{info.spec}: {line}")
+    say(_plain(f"{info.spec}: {line}"))
     say(f"parts: --param {content['parameterization']} --objective {content['objective']}")
     rows = []
     for block in content.get("settings", ()):
@@ -108,6 +108,11 @@ def _show_method(info: PluginInfo) -> None:
 
 def _alternatives(value: object) -> str:
     return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _plain(text: str) -> str:
+    """The text of a docstring without the double backquotes of reStructuredText."""
+    return text.replace("``", "")
 
 
 def _print(header: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str | None] = ()) -> None:
@@ -128,7 +133,7 @@ def _print(header: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequenc
         header[-1], no_wrap=listing, overflow="ellipsis" if listing else "fold", ratio=1 if listing else None
     )
     for number, row in enumerate(rows):
-        table.add_row(*map(rich_text, row), style=styles[number] if listing else None)
+        table.add_row(*(rich_text(_plain(cell)) for cell in row), style=styles[number] if listing else None)
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH

@@ -33,17 +33,20 @@ def plot(
     against: Annotated[
         Axis, typer.Option(case_sensitive=False, help="Condensation's wall time, processor time, or steps.")
     ] = Axis.seconds,
-    dataset: Annotated[str | None, typer.Option(help="Only the records of this data set.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Only the records of this data set: its name, or folder:PATH as given to run.")
+    ] = None,
     ipc: Annotated[int | None, typer.Option(help="Only the records of this budget.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Only scores of this protocol, as tables name it.")] = None,
 ) -> None:
     """Draw accuracy against condensation time, a point for each method, with the Pareto front and yardsticks."""
     from benchmark_adapters.report.curves import save_curve
     from benchmark_adapters.report.discovery import find_records
-    from benchmark_adapters.report.summary import committed_records, read_records
+    from benchmark_adapters.report.summary import committed_records, of_dataset, read_records
 
     found = read_records(find_records(records)[0]) if records else committed_records()
-    kept = [r for r in found if dataset in (None, r["data"]["name"]) and ipc in (None, r["config"]["ipc"])]
+    chosen = found if dataset is None else of_dataset(found, dataset)
+    kept = [record for record in chosen if ipc in (None, record["config"]["ipc"])]
     if protocol is not None:
         kept = [
             {**r, **{part: [e for e in r[part] if e["protocol"] == protocol] for part in ("scores", "yardsticks")}}

@@ -74,6 +74,8 @@ def save_curve(path: Path, records: Sequence[Mapping[str, Any]], against: str = 
     name, ipc, protocol, network = cell
     ahead = ", with the training of a prior" if any(point.ahead for point in every) else ""
     axes.set(xscale="log", xlabel=AXES[against] + ahead, ylabel="accuracy (%)")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 100))
     axes.set_title(plot_text(f"{name}, IPC {ipc}, {protocol}, {network}"), fontsize=9)
     figure.legend(loc="outside right upper", fontsize=8)
     file = io.BytesIO()

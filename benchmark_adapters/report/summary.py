@@ -16,6 +16,7 @@ from benchmark_adapters.runs.schema import RunRecord, TableRecord
 from dd_plugins.api import UsageError
 from dd_plugins.api.reading import parse_json, read_json, validated
 from dd_plugins.engine.config import flatten
+from dd_plugins.names import quoted
 
 NETWORK_SETTINGS = re.compile(r"network\.\w+=[^,\]]*,?")  # in a protocol's label
 MARK = " †"  # after the name of what was made by other code than is installed
@@ -100,6 +101,21 @@ def read_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
         validated(RunRecord if own else TableRecord, record, f"{file} is no record of a run", UsageError)
         found.append(record)
     return found
+
+
+def of_dataset(records: Sequence[Mapping[str, Any]], dataset: str) -> list[Mapping[str, Any]]:
+    """The records of a data set, given by its name in tables or as it was given to ``--dataset``, ignoring case.
+
+    Raises:
+        UsageError: If there are none; lists the names that there are.
+    """
+    wanted = dataset.rstrip("/").casefold()
+    known = [(record, {record["data"]["name"], record["config"]["dataset"].rstrip("/")}) for record in records]
+    kept = [record for record, names in known if wanted in {name.casefold() for name in names}]
+    if not kept:
+        there = ", ".join(sorted({name for _, names in known for name in names})) or "none"
+        raise UsageError(f"no record of the data set {quoted(dataset)} (there: {there})")
+    return kept
 
 
 def grouped(records: Iterable[Mapping[str, Any]], marked: Collection[str] = ()) -> list[Group]:
