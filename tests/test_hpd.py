@@ -191,15 +191,15 @@ def test_candidates_are_copies(prior, real):
 
 def test_the_best_images_of_all_stages_win(prior, real):
     container = through(made(prior, real))
-    scores = [score for *_, score in container.candidates()]
+    scores = [score for *_, score in container._seen.history]
     found = container._judge(container.decode(), container.labels)
     assert found == pytest.approx(min(scores), rel=1e-5)
-    assert {level for level, *_ in container.candidates()} == {0, 1, 2, 3, -1}
+    assert {level for level, *_ in container._seen.history} == {0, 1, 2, 3, -1}
 
 
 def test_the_record_tells_when_each_stage_was_best(prior, real):
     container = through(made(prior, real, score_every=1), steps=3)
-    told, found = container.summary(), container.candidates()
+    told, found = container.summary(), container._seen.history
     for level, name in ((0, "level 0"), (3, "level 3"), (-1, "pixels")):
         of_stage = [(score, taken) for at, taken, score in found if at == level]
         assert {taken for _, taken in of_stage} == {0, 1, 2, 3}
@@ -212,7 +212,7 @@ def test_a_stage_never_goes_on_from_worse_than_it_began_with(prior, real):
     entered = []
     for stage in container.stages():
         container.enter_stage(stage)
-        entered.append(container.candidates()[-1][-1])
+        entered.append(container._seen.history[-1][-1])
         learn(container, 3, target=torch.full((8, 2, 8, 8), 5.0))
     assert all(later <= before * (1 + 1e-4) + 1e-7 for before, later in pairwise(entered))
 
@@ -220,17 +220,17 @@ def test_a_stage_never_goes_on_from_worse_than_it_began_with(prior, real):
 def test_the_last_step_of_a_stage_can_win(prior, real):
     container = made(prior, real, score_every=4)
     container.enter_stage(container.stages()[0])
-    count = len(container.candidates())
+    count = len(container._seen.history)
     learn(container, 3)  # no candidate yet
-    assert len(container.candidates()) == count
+    assert len(container._seen.history) == count
     container.enter_stage(container.stages()[1])
-    assert len(container.candidates()) == count + 2  # the last step, and the entry of the next level
+    assert len(container._seen.history) == count + 2  # the last step, and the entry of the next level
 
 
 def test_without_selection_the_last_images_are_stored_and_nothing_is_judged(prior, real):
     container = made(prior, real, select="last")
     through(container)
-    assert container.candidates() == []
+    assert container._seen.history == []
     glad = made(prior, real, GLaD)
     glad.enter_stage(glad.stages()[0])
     learn(glad, 3)
@@ -334,7 +334,7 @@ def test_a_prior_can_be_pinned_and_is_the_same_when_a_run_goes_on(prior, real, t
     save_prior(other, stored.generator, "vae", stored.generator.config, about)
     second = made(other, real)
     second.enter_stage(second.stages()[0])
-    with pytest.raises(ResumeMismatch, match="begun with another prior"):
+    with pytest.raises(ResumeMismatch, match="started with another prior"):
         second.load_working_state(state)
 
 

@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dd_plugins.errors import NotEnoughMemory, UsageError
 
-SMALL = 2**26  # bytes that are never worth a look at the machine
+SMALL = 2**26  # bytes below which the machine is not examined
 MAX_PARAMETERS = 20_000  # parameter tensors of one module: thousands of layers
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 OVERFLOWS = ("overflow", "symint", "prims::iota")  # in messages of torch about sizes beyond int64
@@ -113,9 +113,10 @@ def require_memory(
     available = max(available_memory(one) for one in devices)
     if needed > available:
         listed = ", ".join(f"{name} {in_units(size)}" for name, size in parts.items() if size)
-        told = f"at least {in_units(needed)} of memory would be needed ({listed})"
-        told = f"{told}, but {in_units(available)} are available"
-        raise error(f"{told}; {hint}" if hint else told)
+        message = (
+            f"at least {in_units(needed)} of memory would be needed ({listed}), but {in_units(available)} are available"
+        )
+        raise error(f"{message}; {hint}" if hint else message)
 
 
 def tensor_bytes(module: nn.Module) -> int:
@@ -135,7 +136,7 @@ def shapes_only(what: str) -> Iterator[None]:
         what: What is created, for messages.
 
     Raises:
-        UsageError: If sizes are beyond what a tensor can have, or there are more parameters than anybody can train.
+        UsageError: If sizes are beyond what a tensor can have, or there are too many parameters to train.
     """
     count, thread = 0, threading.get_ident()
 

@@ -1,4 +1,4 @@
-"""A synthetic set as everybody downstream sees it: decoded images and their targets."""
+"""A decoded synthetic set: images and their targets."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class HPD(Staged, NeedsPrior, Parameterization["HPD.Config"]):
         lr_pixels: float = Field(0.03, gt=0, description="learning rate of pixels, likewise")
         select: Literal["crfd", "last"] = Field(
             "crfd",
-            description="what goes on from a level: the candidate of least class-relevant distance, or the last",
+            description="what a level passes on: the candidate of least class-relevant distance, or the last",
         )
         score_every: int = Field(5, ge=1, description="steps between two candidates")
         clip: float | None = Field(None, gt=0, description="largest state, in units of its root mean square; None: any")
@@ -132,7 +132,7 @@ class HPD(Staged, NeedsPrior, Parameterization["HPD.Config"]):
             check_judge(network, self.data)
 
     def prepare(self, real: RealData, context: Context) -> None:
-        """Finds the prior, or trains it, and the classifier that judges candidates."""
+        """Finds the prior, or trains it, and the reference classifier of the candidates."""
         config = self.config
         if config.prior is not None:
             stored = load_prior(Path(config.prior), real.spec, config.prior_sha256 or None, config.classes)
@@ -319,10 +319,6 @@ class HPD(Staged, NeedsPrior, Parameterization["HPD.Config"]):
         """What is learned in this stage, by name."""
         return {"images": self.images} if self._latents is None else self._latents.named()
 
-    def candidates(self) -> list[tuple[int, int, float]]:
-        """Level (-1: pixels), steps taken at it, and distance of every candidate so far."""
-        return list(self._seen.history)
-
     def summary(self) -> dict[str, float]:
         """The least class-relevant distance of every stage, and the step of the stage after which it was reached."""
         return self._seen.summary()
@@ -344,7 +340,7 @@ class HPD(Staged, NeedsPrior, Parameterization["HPD.Config"]):
     def load_working_state(self, state: Mapping[str, Tensor]) -> None:
         """Restores what :meth:`working_state` returned."""
         if bytes(state["prior"].tolist()).hex() != self.config.prior_sha256:
-            raise ResumeMismatch("h-pd: this run was begun with another prior; remove its folder to begin again")
+            raise ResumeMismatch("h-pd: this run was started with another prior; remove its folder to start again")
         for name, value in ({} if self._latents is None else self._latents.named()).items():
             value.data.copy_(state[f"learned.{name}"])
         self._seen.load_state(state, self.images.device)

@@ -1,4 +1,4 @@
-"""Conformance checks for plugins: one list a kind, for pytest, for scripts, and behind ``dd-bench check``.
+"""Conformance checks for plugins: one list for each kind, for pytest, for scripts and for ``dd-bench check``.
 
 Example:
     In a plugin's own test file::

@@ -43,13 +43,13 @@ def check_settings_are_described(subject: Subject) -> None:
         parse_config(config, {"no_such_setting": 1}, subject.kind)
     except ConfigError:
         return
-    raise AssertionError(f"{subject.name}.Config takes unknown settings without a word; derive it from PluginConfig")
+    raise AssertionError(f"{subject.name}.Config accepts unknown settings silently; derive it from PluginConfig")
 
 
 def in_colour_and_grey(check: Callable[[Subject, RealData], None]) -> Callable[[Subject], None]:
-    """Makes a check that runs on two data sets; a plugin that says that it does not take one is checked on the other.
+    """Makes a check that runs on two data sets; a plugin that refuses one is checked on the other.
 
-    They differ in whatever a plugin might take for granted: channels, classes, and whether images are square.
+    They differ in everything that a plugin might assume: channels, classes, and whether images are square.
     """
 
     @wraps(check)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dd_plugins.api import (
     BudgetTooSmall,
-    NeedsPrior,
-    Parameterization,
-    PruningUnits,
-    RealData,
-    Stage,
     Staged,
     StorageBudget,
     UsageError,
@@ -27,9 +19,20 @@ from dd_plugins.api import (
 from dd_plugins.seeds import make_generator
 from dd_plugins.testing.checks import NotApplicable, Subject
 from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
-from dd_plugins.testing.subjects import IPCS, context_for, global_generators_left_alone, made_up_data
-
-TOLERANCE = 1e-5  # of an image in model space, where two ways of decoding may round differently
+from dd_plugins.testing.containers import (
+    allocate,
+    assert_refused,
+    assert_same,
+    enter_stage,
+    learned_tensors,
+    make,
+    make_finished,
+    name_of,
+    no_tensors,
+    some_units,
+    stages_of,
+)
+from dd_plugins.testing.subjects import IPCS, global_generators_left_alone, made_up_data
 
 
 def check_fits_its_budget_at_every_ipc(subject: Subject) -> None:
@@ -38,7 +41,7 @@ def check_fits_its_budget_at_every_ipc(subject: Subject) -> None:
     fitting = 0
     for ipc in IPCS:
         try:
-            container = _allocate(subject, real, ipc)
+            container = allocate(subject, real, ipc)
         except BudgetTooSmall:
             continue
         fitting += 1
@@ -59,7 +62,7 @@ def check_planning_is_arithmetic(subject: Subject) -> None:
     config = parse_config(subject.plugin.Config, subject.config, subject.kind)
     for ipc in IPCS:
         budget = StorageBudget.ipc(real.spec, ipc)
-        with suppress(BudgetTooSmall), _no_tensors():
+        with suppress(BudgetTooSmall), no_tensors():
             plan = subject.plugin.plan(real.spec, budget, config, float32_cost)
             again = subject.plugin.plan(real.spec, budget, plan.config, float32_cost)
             assert len(set(plan.counts)) == 1, f"{subject.name}.plan gives classes different counts: {plan.counts}"
@@ -72,7 +75,7 @@ def check_build_draws_nothing(subject: Subject) -> None:
     with global_generators_left_alone(f"{subject.name}.build"):
         for ipc in IPCS:
             with suppress(BudgetTooSmall):
-                _allocate(subject, real, ipc)
+                allocate(subject, real, ipc)
 
 
 def check_reset_is_seeded(subject: Subject) -> None:
@@ -80,7 +83,7 @@ def check_reset_is_seeded(subject: Subject) -> None:
     real = made_up_data()
     found = []
     for seed in (0, 0, 1):
-        container = _made(subject, real, reset=False)
+        container = make(subject, real, reset=False)
         with global_generators_left_alone(f"{subject.name}.reset"):
             container.reset(make_generator(seed), real)
         found.append(container.decode())
@@ -93,24 +96,24 @@ def check_reset_is_seeded(subject: Subject) -> None:
 def check_reset_begins_anew(subject: Subject) -> None:
     """A second reset gives the images that a first one gives: nothing of what the earlier one left is in them."""
     real = made_up_data()
-    one, other, again = (_made(subject, real, reset=False) for _ in range(3))
+    one, other, again = (make(subject, real, reset=False) for _ in range(3))
     again.reset(make_generator(1), real)
     for container in (one, other, again):
         container.reset(make_generator(0), real)
     if not torch.equal(one.decode(), other.decode()):
         raise NotApplicable("its reset does not follow the generator")
-    assert torch.equal(one.decode(), again.decode()), f"{subject.name}.reset goes on from what an earlier one left"
+    assert torch.equal(one.decode(), again.decode()), f"{subject.name}.reset depends on what an earlier one left"
 
 
 def check_decoded_images(subject: Subject) -> None:
     """Images are finite floats of the data set's shape, colour or grey, ordered by class, and each class has some."""
     grey = made_up_data(classes=3, shape=(1, 8, 8))
     try:
-        made = _made(subject, grey).decode()
+        made = make(subject, grey).decode()
     except UsageError:
         made = None  # it says that it does not take them
     assert made is None or bool(made.isfinite().all()), f"{subject.name} decodes NaN or infinite images of grey data"
-    container = _made(subject, made_up_data())
+    container = make(subject, made_up_data())
     images, labels = container.decode(), container.labels
     assert bool(images.isfinite().all()), f"{subject.name} decodes images with NaN or infinite values"
     assert bool((labels.diff() >= 0).all()), f"{subject.name}: labels are not ordered by class"
@@ -121,17 +124,17 @@ def check_decoded_images(subject: Subject) -> None:
 
 def check_decodes_row_by_row(subject: Subject) -> None:
     """An image is the same, alone or beside others: that makes chunks, and so large sets, possible."""
-    container = _made(subject, made_up_data())
+    container = make(subject, made_up_data())
     whole = container.decode()
     alone = torch.cat([container.decode(torch.tensor([row])) for row in range(len(whole))])
-    _assert_same(alone, whole, f"{subject.name}: images decoded one by one are not those decoded together")
+    assert_same(alone, whole, f"{subject.name}: images decoded one by one are not those decoded together")
     order = torch.arange(len(whole) - 1, -1, -1)
-    _assert_same(container.decode(order), whole[order], f"{subject.name}: images depend on the order of their index")
+    assert_same(container.decode(order), whole[order], f"{subject.name}: images depend on the order of their index")
 
 
 def check_decoding_is_deterministic(subject: Subject) -> None:
     """Decoding twice gives the same images bit by bit, and draws from no global generator."""
-    container = _made(subject, made_up_data())
+    container = make(subject, made_up_data())
     with global_generators_left_alone(f"{subject.name}._decode"):
         one, other = container.decode(), container.decode()
     assert torch.equal(one, other), f"{subject.name} decodes other images the second time"
@@ -142,16 +145,16 @@ def check_gradients_reach_everything_that_is_learned(subject: Subject) -> None:
 
     A staged container may store other tensors than it learns.
     """
-    container = _made(subject, made_up_data())
-    for stage in _stages(container):
-        _enter(container, stage)
-        held = _held(container)
+    container = make(subject, made_up_data())
+    for stage in stages_of(container):
+        enter_stage(container, stage)
+        held = learned_tensors(container)
         for tensor in held:
             tensor.grad = None
         grad = torch.randn(container.decode().shape, generator=make_generator(1))
         container.backward(torch.arange(len(container.labels)), grad)
         for number, tensor in enumerate(held):
-            name = _name_of(container, tensor) or f"tensor {number} of its groups"
+            name = name_of(container, tensor) or f"tensor {number} of its groups"
             message = f"{subject.name}, stage {stage.name}: {name}"
             assert tensor.grad is not None, f"{message} gets no gradient"
             assert bool((tensor.grad != 0).any()), f"{message} gets a gradient of zeros alone"
@@ -164,9 +167,9 @@ def check_gradients_reach_everything_that_is_learned(subject: Subject) -> None:
 
 def check_chunked_gradients_are_whole_ones(subject: Subject) -> None:
     """Pulling a gradient back in chunks is the same as in one piece."""
-    container = _made(subject, made_up_data())
-    _enter(container, _stages(container)[0])
-    held, rows = _held(container), torch.arange(len(container.labels))
+    container = make(subject, made_up_data())
+    enter_stage(container, stages_of(container)[0])
+    held, rows = learned_tensors(container), torch.arange(len(container.labels))
     grad = torch.randn(container.decode().shape, generator=make_generator(1))
     found = []
     for size in (None, 3):
@@ -176,7 +179,7 @@ def check_chunked_gradients_are_whole_ones(subject: Subject) -> None:
         container.backward(rows, grad)
         found.append([tensor.grad for tensor in held])
     for number, (whole, chunked) in enumerate(zip(*found, strict=True)):
-        name = _name_of(container, held[number]) or f"tensor {number} of its groups"
+        name = name_of(container, held[number]) or f"tensor {number} of its groups"
         if whole is None or chunked is None:
             assert whole is chunked, f"{subject.name}: {name} gets a gradient in one piece only, or in chunks only"
             continue
@@ -186,10 +189,10 @@ def check_chunked_gradients_are_whole_ones(subject: Subject) -> None:
 
 def check_a_step_changes_the_images(subject: Subject) -> None:
     """One step of Adam on its own groups moves the images, and they stay finite."""
-    container = _made(subject, made_up_data())
-    _enter(container, _stages(container)[0])
+    container = make(subject, made_up_data())
+    enter_stage(container, stages_of(container)[0])
     before = container.decode()
-    _held(container)
+    learned_tensors(container)
     optimizer = torch.optim.Adam(container.parameter_groups(), lr=0.01)  # groups without a rate get this one
     container.backward(torch.arange(len(before)), torch.randn(before.shape, generator=make_generator(1)))
     optimizer.step()
@@ -201,11 +204,11 @@ def check_a_step_changes_the_images(subject: Subject) -> None:
 
 def check_is_rebuilt_from_its_file_alone(subject: Subject) -> None:
     """A saved file gives the same images bit by bit, and the file holds what the ledger counts."""
-    container = _finished(subject, made_up_data())
+    container = make_finished(subject, made_up_data())
     with temporary_folder() as folder:
         path = folder / "synthetic.safetensors"
         ledger = container.save(path)
-        _finished(subject, made_up_data(), seed=7)  # what a class remembers is now of another set
+        make_finished(subject, made_up_data(), seed=7)  # what a class remembers is now of another set
         loaded = subject.plugin.load(path)
         size = path.stat().st_size
     assert torch.equal(loaded.labels, container.labels), f"{subject.name}: other labels after a reload"
@@ -217,15 +220,15 @@ def check_is_rebuilt_from_its_file_alone(subject: Subject) -> None:
 
 def check_pruning_keeps_the_other_images(subject: Subject) -> None:
     """Dropped images save storage, and the others stay as they were; or it says that they cannot be dropped alone."""
-    container = _finished(subject, made_up_data())
+    container = make_finished(subject, made_up_data())
     if not subject.plugin.prunable():
-        _assert_refused(lambda: container.keep(_some_units(container, 0)), f"{subject.name}.keep")
+        assert_refused(lambda: container.keep(some_units(container, 0)), f"{subject.name}.keep")
         raise NotApplicable("its images cannot be dropped alone, and it says so")
     for turn in range(2):  # what is pruned can be pruned again
         images, labels, before = container.decode(), container.labels, container.storage()
-        index = _some_units(container, turn)
+        index = some_units(container, turn)
         container.keep(index)
-        _assert_same(container.decode(), images[index], f"{subject.name}: images change when others are dropped", 1e-6)
+        assert_same(container.decode(), images[index], f"{subject.name}: images change when others are dropped", 1e-6)
         assert torch.equal(container.labels, labels[index]), f"{subject.name}: other labels after a pruning"
         after = container.storage()
         assert after.elements < before.elements, (
@@ -239,12 +242,12 @@ def check_pruning_keeps_the_other_images(subject: Subject) -> None:
 
 def check_moves_to_other_types_and_devices(subject: Subject) -> None:
     """It decodes in bfloat16, and on a GPU where there is one, as on the CPU."""
-    container = _finished(subject, made_up_data())
+    container = make_finished(subject, made_up_data())
     expected = container.decode()
     if torch.cuda.is_available():
         found = container.to("cuda").decode()
         assert found.is_cuda, f"{subject.name} decodes on {found.device} when it was moved to a GPU"
-        _assert_same(found.cpu(), expected, f"{subject.name} decodes other images on a GPU", 1e-3)
+        assert_same(found.cpu(), expected, f"{subject.name} decodes other images on a GPU", 1e-3)
         container.to("cpu")
     low = container.to(torch.bfloat16).decode()
     assert low.shape == expected.shape, f"{subject.name} decodes images of another shape in bfloat16"
@@ -253,7 +256,7 @@ def check_moves_to_other_types_and_devices(subject: Subject) -> None:
 
 def check_stages_add_up(subject: Subject) -> None:
     """The shares of its stages are positive and add up to 1, and every stage can be entered."""
-    container = _made(subject, made_up_data())
+    container = make(subject, made_up_data())
     if not isinstance(container, Staged):
         raise NotApplicable("it is not learned in stages")
     stages = container.stages()
@@ -263,7 +266,7 @@ def check_stages_add_up(subject: Subject) -> None:
     assert abs(total - 1) < 1e-6, f"{subject.name}: the shares of its stages add up to {total}"
     before = container.decode()
     container.enter_stage(stages[0])
-    _assert_same(container.decode(), before, f"{subject.name}: entering the first stage changes the images")
+    assert_same(container.decode(), before, f"{subject.name}: entering the first stage changes the images")
 
 
 CHECKS: list[Callable[[Subject], None]] = [
@@ -286,97 +289,3 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_moves_to_other_types_and_devices,
     check_stages_add_up,
 ]
-
-
-def _allocate(subject: Subject, real: RealData, ipc: int) -> Parameterization:
-    made: Parameterization = subject.plugin(real.spec, StorageBudget.ipc(real.spec, ipc), subject.config)
-    return made
-
-
-def _made(subject: Subject, real: RealData, seed: int = 0, reset: bool = True) -> Parameterization:
-    """At the smallest IPC that it fits into, and where every class has two images at least."""
-    container = None
-    for ipc in IPCS[1:]:
-        try:
-            container = _allocate(subject, real, ipc)
-        except BudgetTooSmall:
-            continue
-        if min(container.counts) > 1:
-            break
-    if container is None:
-        raise NotApplicable(f"it fits into the budget of none of the IPCs {IPCS[1:]}")
-    if isinstance(container, NeedsPrior):
-        container.prepare(real, context_for(real, seed))
-    if reset:
-        container.reset(make_generator(seed), real)
-    return container
-
-
-def _finished(subject: Subject, real: RealData, seed: int = 0) -> Parameterization:
-    """A container as it is when it is stored."""
-    container = _made(subject, real, seed)
-    if isinstance(container, Staged):
-        container.finish()
-    return container
-
-
-def _stages(container: Parameterization) -> Sequence[Stage]:
-    return container.stages() if isinstance(container, Staged) else (Stage("main"),)
-
-
-def _enter(container: Parameterization, stage: Stage) -> None:
-    if isinstance(container, Staged):
-        container.enter_stage(stage)
-
-
-class _NoTensors(TorchDispatchMode):
-    """Within it no operation of torch may run."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise AssertionError(f"plan() runs {func}, but a plan is arithmetic on shapes, without tensors")
-
-
-def _no_tensors() -> AbstractContextManager[object]:
-    made: AbstractContextManager[object] = _NoTensors()  # type: ignore[no-untyped-call]
-    return made
-
-
-def _held(container: Parameterization) -> list[Tensor]:
-    """All tensors of its groups for the optimizer."""
-    try:
-        return [tensor for group in container.parameter_groups() for tensor in group["params"]]
-    except UsageError as error:
-        raise NotApplicable(f"it is not learned: {error}") from None
-
-
-def _name_of(container: Parameterization, tensor: Tensor) -> str:
-    return next((name for name, p in container.named_parameters() if p is tensor), "")
-
-
-def _some_units(container: Parameterization, turn: int) -> Tensor:
-    """All images but one unit of every other class, another one each turn; what goes together goes together."""
-    units = container.units() if isinstance(container, PruningUnits) else torch.arange(len(container.labels))
-    dropped = []
-    for label in range(turn % 2, container.data.num_classes, 2):
-        own = units[container.labels == label].unique()
-        if len(own) > 1:
-            dropped.append(own[turn % len(own)])
-    if not dropped:
-        raise NotApplicable("a class would be left with no image at every IPC that was tried")
-    return torch.nonzero(~torch.isin(units, torch.stack(dropped))).flatten()
-
-
-def _assert_same(found: Tensor, expected: Tensor, message: str, tolerance: float = TOLERANCE) -> None:
-    assert found.shape == expected.shape, f"{message}: shape {tuple(found.shape)}, not {tuple(expected.shape)}"
-    apart = float((found - expected).abs().max()) if found.numel() else 0.0
-    assert apart <= tolerance * max(1.0, float(expected.abs().max())), f"{message} (off by {apart:.3g})"
-
-
-def _assert_refused(call: Callable[[], object], what: str) -> None:
-    try:
-        call()
-    except UsageError as error:
-        message = str(error)
-    else:
-        raise AssertionError(f"{what} neither works nor raises a UsageError that says so")
-    assert "\n" not in message, f"{what} refuses in more than one line"

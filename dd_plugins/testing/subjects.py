@@ -1,4 +1,4 @@
-"""What checks work on: tiny made-up data, budgets and networks, and eyes on the global generators."""
+"""What checks work on: tiny made-up data, budgets and networks; and a guard of the global generators."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def made_up_data(classes: int = CLASSES, shape: tuple[int, int, int] = SHAPE, ea
 
 
 def in_float64(real: RealData) -> RealData:
-    """The same data in float64, with a fingerprint of its own: nothing cached for one is taken for the other."""
+    """The same data in float64, with a fingerprint of its own: nothing cached for one is used for the other."""
     spec = replace(real.spec, fingerprint=f"{real.spec.fingerprint}-float64")
     pixels = real.train.pixels.double() / 255
     train, validation, test = (
@@ -73,7 +73,7 @@ def _folder() -> Path:
 
 @contextmanager
 def global_generators_left_alone(who: str) -> Iterator[None]:
-    """Asserts that torch's, numpy's and Python's global generators are behind it as they were before."""
+    """Asserts that the global generators of torch, numpy and Python are not used within it."""
     before = _states()
     yield
     for name, one, other in zip(("torch", "numpy", "Python"), before, _states(), strict=True):
