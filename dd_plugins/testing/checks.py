@@ -43,7 +43,7 @@ class Subject:
         spec: How it was named: ``name``, ``distribution/name`` or ``module:Class``; of a data set with its argument.
         plugin: The class; of a file its `PluginInfo`.
         config: Settings that all checks use; by default the plugin's own ``check_settings``.
-        argument: Of a data set, what stands behind its name: ``folder:ARGUMENT``.
+        argument: Of a data set, the part after its name: ``folder:ARGUMENT``.
     """
 
     kind: str
@@ -100,11 +100,11 @@ class Check:
         except Exception as error:
             if isinstance(error, AssertionError) and str(error).startswith(self.subject.name):
                 raise  # a check's own words
-            told = f"{type(error).__name__}: {_in_one_line(error)}{_place(error, self.subject.plugin)}"
-            raise AssertionError(f"{self.subject.name}, {self.name}: {told}") from error
+            message = f"{type(error).__name__}: {_in_one_line(error)}{_place(error, self.subject.plugin)}"
+            raise AssertionError(f"{self.subject.name}, {self.name}: {message}") from error
 
     def run(self) -> CheckResult:
-        """Runs it and tells how it went; an expected failure that passes has failed."""
+        """Runs it and returns the result; an expected failure that passes has failed."""
         try:
             self()
         except NotApplicable as why:
@@ -150,7 +150,7 @@ def checks_for(
         expected_failures: Names of checks that are known to fail, with the reason.
 
     Raises:
-        UsageError: If the kind cannot be told, or an expected failure names no check.
+        UsageError: If the kind is not known, or an expected failure names no check.
         PluginLoadError: If the plugin cannot be imported.
     """
     subject = _subject(plugin, kind, config)
