@@ -57,6 +57,12 @@ PLUGINS = {
         "vgg16 = dd_plugins.networks.vgg:VGG16",
         "vit = dd_plugins.networks.vit:ViT",
     ],
+    "dd_plugins.prior": [
+        "autoencoder-kl = dd_plugins.priors.autoencoder_kl:AutoencoderKLDecoder",
+        "gan = dd_plugins.priors.small:SmallGenerator",
+        "stylegan-xl = dd_plugins.priors.stylegan:StyleGan",
+        "vae = dd_plugins.priors.train:SmallAutoEncoder",
+    ],
     "dd_plugins.pruning": [
         "aum = dd_plugins.pruning.strategies:AUM",
         "ccs = dd_plugins.pruning.strategies:CCS",

@@ -23,6 +23,7 @@ BASES = {
     "selector": "dd_plugins.api.pruning:Selector",
     "dataset": "dd_plugins.api:Dataset",
     "network": "dd_plugins.api:Network",
+    "prior": "dd_plugins.api:LayeredGenerator",
     "benchmark": "dd_plugins.api.benchmark:Benchmark",
     "format": "dd_plugins.api.format:Format",
 }

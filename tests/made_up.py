@@ -2,12 +2,11 @@
 
 import torch
 
-from dd_plugins.api import DataSpec, RawData, StorageBudget, checked_match
+from dd_plugins.api import DataSpec, LayeredGenerator, RawData, StorageBudget, checked_match
 from dd_plugins.datasets import build_real_data
 from dd_plugins.networks import build_network
 from dd_plugins.parameterizations.hmn import HMN
 from dd_plugins.parameterizations.pixel import Pixel
-from dd_plugins.priors.base import LayeredGenerator
 from dd_plugins.seeds import make_generator
 
 CONTAINERS = {

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shlex
 import shutil
 import time
 
@@ -22,7 +21,7 @@ from dd_plugins.datasets import load_dataset
 from dd_plugins.engine.distilled import load_stored
 from dd_plugins.networks import build_network
 from dd_plugins.priors.distance import ClassRelevantDistance
-from dd_plugins.priors.gates import LEAST_ACCURACY, LEAST_WORTH, SPREAD
+from dd_plugins.priors.gates import DIVERSITY, LEAST_ACCURACY, LEAST_SCORE
 from dd_plugins.priors.train import PriorRecipe
 
 
@@ -119,9 +118,9 @@ def test_list_of_an_unknown_plugin(capsys):
 
 
 @pytest.mark.parametrize("networks", ["convnet,lenet", "lenet,convnet"])
-def test_networks_that_cannot_judge_are_told_before_any_is_trained(networks, finished, capsys, monkeypatch):
+def test_networks_without_maps_are_refused_before_any_is_trained(networks, finished, capsys, monkeypatch):
     out, record = finished
-    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", None)
+    monkeypatch.setattr("dd_plugins.priors.reference.train_networks", None)
     error = _one_line(capsys, "eval", record["id"], "--out", out, "--metric", "crfd", "--network", networks)
     assert "no maps" in error
 
@@ -142,21 +141,21 @@ def test_a_distance_is_told_and_noted(finished, capsys, tmp_path):
     (noted,) = json.loads((folder / "record.json").read_text())["metrics"]
     assert (noted["metric"], noted["network"]["width"]) == ("crfd", 8)
     assert float(told) == pytest.approx(noted["value"], rel=1e-5)
-    judge = build_network("convnet", (1, 8, 8), 10, {"width": 8}, seed=0)
-    judge.load_state_dict(read_tensors(next((folder.parent / "judges").glob("*.safetensors")))[0])
+    classifier = build_network("convnet", (1, 8, 8), 10, {"width": 8}, seed=0)
+    classifier.load_state_dict(read_tensors(next((folder.parent / "reference-classifiers").glob("*.safetensors")))[0])
     stored = load_stored(folder / "synthetic.safetensors")
-    expected = ClassRelevantDistance(judge, load_dataset("digits"))(stored.decode(), stored.labels)
+    expected = ClassRelevantDistance(classifier, load_dataset("digits"))(stored.decode(), stored.labels)
     assert noted["value"] == pytest.approx(expected, rel=1e-5)
     assert noted["value"] > 0
-    variant = ClassRelevantDistance(judge, load_dataset("digits")).of_activations(stored.decode(), stored.labels)
+    variant = ClassRelevantDistance(classifier, load_dataset("digits")).of_activations(stored.decode(), stored.labels)
     assert noted["of_activations"] == pytest.approx(variant, rel=1e-5)
 
 
-def test_help_of_train_prior_tells_the_gates(capsys):
-    command("train-prior", "--help")
+def test_help_of_prepare_names_the_gates(capsys):
+    command("prepare", "--help")
     output = " ".join(capsys.readouterr().out.split())
-    told = (f"{LEAST_ACCURACY} times", f"{SPREAD[0]} to {SPREAD[1]} times", f"{LEAST_WORTH} times")
-    assert all(each in output for each in told)
+    expected = (f"{LEAST_ACCURACY} times", f"{DIVERSITY[0]} to {DIVERSITY[1]} times", f"{LEAST_SCORE} times")
+    assert all(each in output for each in expected)
 
 
 def test_list_of_nonsense(capsys):
@@ -256,29 +255,48 @@ def test_a_distance_takes_no_settings_of_trainings(idle, finished, capsys):
     assert f"{idle[0]} would have no effect" in error
 
 
-def test_a_weak_prior_is_told_with_what_can_be_done(tmp_path, capsys):
-    sizes = [f"--set=parameterization.recipe.{name}" for name in ("steps=2", "width=4", "noise=2", "style=2")]
-    error = _one_line(capsys, "train-prior", *sizes, "--set", "network.width=4", "--out", tmp_path, code=1)
+WEAK = [
+    *("--method", "h-pd", "--set", "network.width=4"),
+    *(f"--set=parameterization.recipe.{name}" for name in ("steps=2", "width=4", "noise=2", "style=2")),
+]
+
+
+def test_a_weak_prior_is_shown_with_its_gates_and_kept(tmp_path, capsys):
+    error = _one_line(capsys, "prepare", *WEAK, "--out", tmp_path, code=1)
     assert "too weak: conditional accuracy" in error
-    assert "parameterization.recipe.steps=N" in error
+    assert "parameterization.allow_weak_prior=true" in error
     assert list(tmp_path.glob("priors/*/prior.json"))
-    words = ["train-prior", *sizes, "--set", "network.width=4", "--out", tmp_path]
     capsys.readouterr()
-    assert command(*words, "--allow-weak-prior") == 0
-    told = re.search(r"taken by: dd-bench (run .*)", capsys.readouterr().out)[1]
+    allowed = [*WEAK, "--set", "parameterization.allow_weak_prior=true", "--out", tmp_path]
+    assert command("prepare", *allowed) == 0
+    output = capsys.readouterr().out
+    assert "exists: the prior of digits" in output
+    assert "classification accuracy score" in output
+    assert "exists: the reference classifier of digits" in output
     few = ["--set", "parameterization.samples=9", "--set", "objective.batch_real=4", "--steps", "5"]
-    assert command(*shlex.split(told), *few, *SCORED, "--no-full-data") == 0
+    assert command("run", *allowed, *few, *SCORED, "--no-full-data") == 0
     assert len(list(tmp_path.glob("priors/*/prior.json"))) == 1  # none was trained for the run
     assert not list(tmp_path.glob("priors/gates-*.json"))  # and none measured
 
 
-def test_a_weak_prior_that_was_not_allowed_is_told_with_the_flag(tmp_path, capsys):
-    sizes = [f"--set=parameterization.recipe.{name}" for name in ("steps=2", "width=4", "noise=2", "style=2")]
-    words = ["train-prior", *sizes, "--set", "network.width=4", "--out", tmp_path]
-    assert command(*words) == 1
-    told = re.search(r"taken by: dd-bench (run .*)", capsys.readouterr().out)[1]
-    assert "--allow-weak-prior" in told
-    assert "--set network.width=4 " in told
+def test_a_dry_run_of_prepare_lists_what_is_missing(tmp_path, capsys):
+    assert command("prepare", *WEAK, "--dry-run", "--out", tmp_path) == 0
+    output = capsys.readouterr().out
+    assert "missing: the prior of digits" in output
+    assert "missing: the reference classifier of digits" in output
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_method_without_artifacts_says_so(tmp_path, capsys):
+    assert command("prepare", "--method", "dm", "--out", tmp_path) == 0
+    assert "dm on digits needs no artifacts but its data" in capsys.readouterr().out
+
+
+def test_decoded_images_and_whitening_are_prepared(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DD_PLUGINS_CACHE", str(tmp_path / "cache"))
+    for done in ("made in", "exists"):
+        assert command("prepare", "--method", "dm", "--set", "data.zca=true", "--out", tmp_path) == 0
+        assert re.search(rf"{done}.*the whitening matrix of digits", capsys.readouterr().out)
 
 
 def test_an_empty_folder_of_a_prior_is_no_folder(tmp_path, capsys):

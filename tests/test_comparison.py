@@ -339,14 +339,19 @@ def test_everything_that_compare_takes_by_default_can_run(tmp_path, capsys):
 
 def test_experts_ahead_of_a_run_are_found_by_it(tmp_path, capsys):
     sets = ["network.width=4", "objective.training_epochs=3", "objective.max_start_epoch=2", "objective.syn_steps=2"]
-    sets = [word for text in sets for word in ("--set", text)]
-    assert command("experts", "--num", "2", "--device", "cpu", "--out", tmp_path, *sets) == 0
-    assert "2 of 2 experts are missing" in capsys.readouterr().out
-    assert command("experts", "--num", "2", "--device", "cpu", "--out", tmp_path, *sets) == 0
-    assert "0 of 2 experts are missing" in capsys.readouterr().out
+    words = ["--method", "mtt", "--device", "cpu", "--out", tmp_path]
+    words += [word for text in [*sets, "objective.experts=2"] for word in ("--set", text)]
+    assert command("prepare", *words, "--dry-run") == 0
+    assert "missing: expert trajectories of digits, 0 of 2 experts" in capsys.readouterr().out
+    assert command("prepare", *words) == 0
+    assert "expert trajectories of digits" in capsys.readouterr().out
+    (tmp_path / next(iter(tmp_path.glob("experts/*/expert-0001.safetensors")))).unlink()
+    assert command("prepare", *words, "--dry-run") == 0
+    assert "missing: expert trajectories of digits, 1 of 2 experts" in capsys.readouterr().out
+    for done in ("made in", "exists: "):
+        assert command("prepare", *words) == 0
+        assert done in capsys.readouterr().out
     assert len(list(tmp_path.glob("experts/*/expert-*.safetensors"))) == 2
-    assert command("experts", "--method", "dm", "--out", tmp_path) == 2
-    assert "needs no expert trajectories" in capsys.readouterr().err
 
 
 def test_the_front_is_what_no_other_point_beats():

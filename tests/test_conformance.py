@@ -53,6 +53,11 @@ def test_networks(check):
     check()
 
 
+@parametrize_with_checks(of_kind("prior"), "prior")
+def test_priors(check):
+    check()
+
+
 @parametrize_with_checks(["digits"], "dataset")
 def test_datasets(check):
     check()

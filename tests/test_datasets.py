@@ -79,7 +79,7 @@ class Outsider(Dataset):
     api_version = 2
     takes_argument = True
 
-    def read(self, root, cache):
+    def read(self, root, artifacts):
         if self.argument == "fault":
             raise ZeroDivisionError("a fault of its own")
         return make_raw(train_labels=torch.full((30,), 7)) if self.argument == "labels" else make_raw()

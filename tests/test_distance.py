@@ -6,8 +6,9 @@ import pytest
 import torch
 from made_up import Factory, make_real
 
-from dd_plugins.api import DivergedError, IncompatibleError
-from dd_plugins.priors.distance import ClassRelevantDistance, find_judge
+from dd_plugins.api import DivergedError, FolderArtifacts, IncompatibleError, MemoryArtifacts
+from dd_plugins.priors.distance import ClassRelevantDistance
+from dd_plugins.priors.reference import load_or_train_reference_classifier
 from dd_plugins.seeds import make_generator
 
 NETWORK = {"name": "convnet", "width": 4, "depth": 2}
@@ -19,13 +20,13 @@ def real():
 
 
 @pytest.fixture(scope="module")
-def judge(real):
-    return find_judge(real, NETWORK, Factory(real), None)
+def classifier(real):
+    return load_or_train_reference_classifier(real, NETWORK, Factory(real), MemoryArtifacts())
 
 
 @pytest.fixture(scope="module")
-def distance(judge, real):
-    return ClassRelevantDistance(judge, real)
+def distance(classifier, real):
+    return ClassRelevantDistance(classifier, real)
 
 
 def some(real, count=3, seed=0):
@@ -33,12 +34,12 @@ def some(real, count=3, seed=0):
     return real.train.images(rows.flatten()), torch.arange(len(rows)).repeat_interleave(count)
 
 
-def test_it_is_the_formula(judge, real, distance):
+def test_it_is_the_formula(classifier, real, distance):
     images, labels = some(real)
-    head = judge.classifier.weight.detach()
+    head = classifier.classifier.weight.detach()
     with torch.no_grad():
-        maps = judge.taps(real.train.images())[-1]
-        own = judge.taps(images)[-1]
+        maps = classifier.taps(real.train.images())[-1]
+        own = classifier.taps(images)[-1]
     channels, height, width = maps.shape[1:]
     total = 0.0
     within = torch.zeros(channels)
@@ -57,14 +58,14 @@ def test_it_is_the_formula(judge, real, distance):
     assert distance(images, labels) == pytest.approx(total, rel=1e-4)
 
 
-def test_the_variant_is_its_formula(judge, real, distance):
+def test_the_variant_is_its_formula(classifier, real, distance):
     """In loops: an activation map is what each pixel of the last maps adds to the logit of its class."""
-    weights = judge.classifier.weight.detach()
+    weights = classifier.classifier.weight.detach()
 
     def seen(images, label):
         found = []
         with torch.no_grad():
-            maps = judge.taps(images)[-1]
+            maps = classifier.taps(images)[-1]
         channels, height, width = maps.shape[1:]
         of_class = weights[label].view(channels, height, width)
         for one in maps:
@@ -85,12 +86,12 @@ def test_the_variant_is_its_formula(judge, real, distance):
     assert distance.of_activations(images, labels) == pytest.approx(expected, rel=1e-4)
 
 
-def test_activation_maps_add_up_to_logits(judge, real, distance):
+def test_activation_maps_add_up_to_logits(classifier, real, distance):
     """An independent way to the same map: without normalisation its sum is the logit less the bias."""
     images, labels = some(real)
     with torch.no_grad():
-        logits = (judge(images) - judge.classifier.bias)[torch.arange(len(labels)), labels]
-        maps = (distance.head[labels] * judge.taps(images)[-1]).sum((1, 2, 3))
+        logits = (classifier(images) - classifier.classifier.bias)[torch.arange(len(labels)), labels]
+        maps = (distance.head[labels] * classifier.taps(images)[-1]).sum((1, 2, 3))
     torch.testing.assert_close(maps, logits, rtol=1e-4, atol=1e-5)
 
 
@@ -114,14 +115,14 @@ def test_it_is_the_same_every_time_and_in_any_order(real, distance):
     assert distance(images[order], labels[order]) == pytest.approx(distance(images, labels), rel=1e-5)
 
 
-def test_labels_are_names_alone(real, judge, distance):
+def test_labels_are_names_alone(real, classifier, distance):
     shift = torch.tensor([2, 0, 3, 1])  # class k is called shift[k]
     renamed = make_real(count=40)
     object.__setattr__(renamed.train, "labels", shift[real.train.labels])
     other = Factory(real)(0)
-    other.load_state_dict(judge.state_dict())
+    other.load_state_dict(classifier.state_dict())
     with torch.no_grad():
-        other.classifier.weight[shift] = judge.classifier.weight.clone()
+        other.classifier.weight[shift] = classifier.classifier.weight.clone()
     images, labels = some(real)
     under_names = ClassRelevantDistance(other, renamed)
     assert under_names(images, shift[labels]) == pytest.approx(distance(images, labels), rel=1e-5)
@@ -129,30 +130,34 @@ def test_labels_are_names_alone(real, judge, distance):
     assert variant == pytest.approx(distance.of_activations(images, labels), rel=1e-5)
 
 
-def test_a_judge_is_trained_once(real, tmp_path, monkeypatch):
-    first = find_judge(real, NETWORK, Factory(real), tmp_path)
-    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", lambda *_, **__: pytest.fail("trained again"))
-    second = find_judge(real, NETWORK, Factory(real), tmp_path)
+def test_a_reference_classifier_is_trained_once(real, tmp_path, monkeypatch):
+    first = load_or_train_reference_classifier(real, NETWORK, Factory(real), FolderArtifacts(tmp_path))
+    monkeypatch.setattr("dd_plugins.priors.reference.train_networks", lambda *_, **__: pytest.fail("trained again"))
+    second = load_or_train_reference_classifier(real, NETWORK, Factory(real), FolderArtifacts(tmp_path))
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
     with pytest.raises(pytest.fail.Exception):
-        find_judge(real, {**NETWORK, "width": 5}, Factory(real, width=5), tmp_path)
+        load_or_train_reference_classifier(
+            real, {**NETWORK, "width": 5}, Factory(real, width=5), FolderArtifacts(tmp_path)
+        )
 
 
-def test_a_judge_is_the_same_whenever_it_is_trained(real):
-    first, second = (find_judge(real, NETWORK, Factory(real), None) for _ in range(2))
+def test_a_reference_classifier_is_the_same_whenever_it_is_trained(real):
+    first, second = (
+        load_or_train_reference_classifier(real, NETWORK, Factory(real), MemoryArtifacts()) for _ in range(2)
+    )
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_judge_that_diverged_is_not_kept(real, tmp_path, monkeypatch):
+def test_a_reference_classifier_that_diverged_is_not_kept(real, tmp_path, monkeypatch):
     def diverge(networks, *_, **__):
         with torch.no_grad():
             next(networks[0].parameters()).fill_(math.nan)
 
-    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", diverge)
-    with pytest.raises(DivergedError, match="judges candidates diverged"):
-        find_judge(real, NETWORK, Factory(real), tmp_path)
+    monkeypatch.setattr("dd_plugins.priors.reference.train_networks", diverge)
+    with pytest.raises(DivergedError, match="reference classifier diverged"):
+        load_or_train_reference_classifier(real, NETWORK, Factory(real), FolderArtifacts(tmp_path))
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
@@ -162,9 +167,9 @@ def test_networks_with_another_head_are_refused_before_any_is_trained(real, monk
         network.classifier = torch.nn.Sequential(torch.nn.Linear(16, 7), torch.nn.Linear(7, 4))
         return network
 
-    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", None)
+    monkeypatch.setattr("dd_plugins.priors.reference.train_networks", None)
     with pytest.raises(IncompatibleError, match="linear in its last maps"):
-        find_judge(real, NETWORK, make, None)
+        load_or_train_reference_classifier(real, NETWORK, make, MemoryArtifacts())
     with pytest.raises(IncompatibleError, match="linear in its last maps"):
         ClassRelevantDistance(make(0), real)
 
@@ -183,9 +188,9 @@ def test_a_head_on_mean_maps_weighs_all_their_pixels_alike(real):
     assert one.of_activations(images, labels) == pytest.approx(other.of_activations(images, labels), rel=1e-5)
 
 
-def test_a_judge_that_learned_nothing_is_told(real, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("dd_plugins.priors.distance.train_networks", lambda *_, **__: None)
-    monkeypatch.setattr("dd_plugins.priors.distance.accuracy", lambda *_: 0.26)
+def test_a_reference_classifier_that_learned_nothing_is_told(real, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dd_plugins.priors.reference.train_networks", lambda *_, **__: None)
+    monkeypatch.setattr("dd_plugins.priors.reference.accuracy", lambda *_: 0.26)
     with caplog.at_level("WARNING", "dd_plugins"):
-        find_judge(real, NETWORK, Factory(real), tmp_path)
+        load_or_train_reference_classifier(real, NETWORK, Factory(real), FolderArtifacts(tmp_path))
     assert "reaches 0.260 only" in caplog.text

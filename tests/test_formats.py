@@ -19,7 +19,7 @@ from benchmark_adapters.formats import load_format
 from benchmark_adapters.formats.base import load_tensors
 from benchmark_adapters.formats.dc_bench import LAYOUTS
 from dd_plugins import __version__
-from dd_plugins.api import DataError, RawData, UsageError
+from dd_plugins.api import DataError, FolderArtifacts, RawData, UsageError
 from dd_plugins.api.format import Exported
 from dd_plugins.datasets import build_real_data, load_dataset
 from dd_plugins.datasets.zca import whitened
@@ -108,7 +108,7 @@ def test_an_import_of_an_export_is_the_identity(name, settings, tmp_path):
 def test_the_same_for_whitened_sets(name, settings, tmp_path, monkeypatch):
     monkeypatch.setenv("DD_PLUGINS_CACHE", str(tmp_path / "cache"))
     plain = make_real(shape=(3, 8, 8))
-    real = whitened(plain, tmp_path / "cache")
+    real = whitened(plain, FolderArtifacts(tmp_path / "cache"))
     out, form = exported(real), load_format(name, settings)
     form.write(out, tmp_path / "root")
     found = form.read(tmp_path / "root", real)
@@ -218,7 +218,7 @@ def test_an_import_needs_no_bundle_but_heeds_one(tmp_path):
 
 def test_a_bundle_tells_in_which_space_the_images_are(tmp_path):
     plain, form = make_real(shape=(3, 8, 8)), load_format("dc-bench", {"layout": "tm"})
-    white = whitened(plain, tmp_path / "cache")
+    white = whitened(plain, FolderArtifacts(tmp_path / "cache"))
     (*_, bundle) = form.write(exported(white), tmp_path / "white")
     about = json.loads(bundle.read_text())
     assert (about["whitened"], about["normalised_with"]) == (True, None)

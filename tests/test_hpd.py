@@ -21,7 +21,9 @@ from dd_plugins.api import (
     Context,
     DataError,
     DivergedError,
+    FolderArtifacts,
     IncompatibleError,
+    MemoryArtifacts,
     ResumeMismatch,
     Stage,
     StorageBudget,
@@ -33,7 +35,7 @@ from dd_plugins.parameterizations.hpd import HPD, GLaD
 from dd_plugins.priors.centres import centres
 from dd_plugins.priors.gates import Gates
 from dd_plugins.priors.store import StoredPrior, load_prior, save_prior
-from dd_plugins.priors.train import TRAINERS, PriorRecipe
+from dd_plugins.priors.train import PriorRecipe, trainable_prior
 from dd_plugins.seeds import make_generator
 
 NETWORK = {"name": "convnet", "width": 4, "depth": 2}
@@ -49,20 +51,25 @@ def real():
 def prior(real, tmp_path_factory):
     """A prior that is hardly trained, with the figures of a good one."""
     path = tmp_path_factory.mktemp("prior")
-    trainer = TRAINERS["vae"](PriorRecipe(kind="vae", width=6, noise=4, style=5, steps=20, classes=4, images=2), real)
+    trainer = trainable_prior("vae").trainer(
+        PriorRecipe(kind="vae", width=6, noise=4, style=5, steps=20, classes=4, images=2), real
+    )
     trainer.run()
     save_prior(path, trainer.exported, "vae", trainer.config, {"gates": GOOD, "network": NETWORK, "seconds": 1.5})
     return path
 
 
 def context(real, cache=None):
-    return Context(Factory(real), make_generator(0), 10, torch.device("cpu"), cache=cache, network=NETWORK)
+    artifacts = FolderArtifacts(cache) if cache else MemoryArtifacts()
+    return Context(Factory(real), make_generator(0), 10, torch.device("cpu"), artifacts=artifacts, network=NETWORK)
 
 
 def made(prior, real, cls=HPD, ipc=2, seed=0, **config):
     settings = {"prior": str(prior), "samples": 20, "score_every": 2, **config}
     container = cls(real.spec, StorageBudget.ipc(real.spec, ipc), settings)
-    container.prepare(real, context(real, prior))  # its folder keeps the judge, so that it is trained once
+    container.prepare(
+        real, context(real, prior)
+    )  # its folder keeps the reference classifier, so that it is trained once
     container.reset(make_generator(seed), real)
     return container
 
@@ -227,7 +234,7 @@ def test_the_last_step_of_a_stage_can_win(prior, real):
     assert len(container._seen.history) == count + 2  # the last step, and the entry of the next level
 
 
-def test_without_selection_the_last_images_are_stored_and_nothing_is_judged(prior, real):
+def test_without_selection_the_last_images_are_stored_and_nothing_is_compared(prior, real):
     container = made(prior, real, select="last")
     through(container)
     assert container._seen.history == []
@@ -311,7 +318,7 @@ def test_levels_are_checked_before_a_prior_is_trained(config, told, real):
         container.check(Factory(real)(0))
 
 
-def test_a_network_that_cannot_judge_is_told_ahead(real):
+def test_a_network_that_is_no_reference_classifier_is_refused_ahead(real):
     network = build_network("mlp", real.spec.image_shape, 4, seed=0)
     with pytest.raises(IncompatibleError, match="no maps at several depths"):
         HPD(real.spec, StorageBudget.ipc(real.spec, 1)).check(network)
@@ -383,7 +390,7 @@ def test_the_seed_decides_everything(prior, real):
 
 
 def test_a_weak_prior_is_refused_with_its_figures_unless_allowed(real, prior, tmp_path):
-    trainer = TRAINERS["gan"](PriorRecipe(width=6, noise=4, style=5, steps=1, classes=2, images=2), real)
+    trainer = trainable_prior("gan").trainer(PriorRecipe(width=6, noise=4, style=5, steps=1, classes=2, images=2), real)
     weak = Gates(0.2, 0.9, 0.25, 0.05, 0.3, 4, 2)
     save_prior(
         tmp_path, trainer.exported, "gan", trainer.config, {"gates": weak.to_dict(), "network": NETWORK, "seconds": 1}
@@ -394,7 +401,7 @@ def test_a_weak_prior_is_refused_with_its_figures_unless_allowed(real, prior, tm
 
 
 def test_a_prior_without_classes_begins_with_real_images_only(real, monkeypatch, tmp_path):
-    stored = StoredPrior(Mirror(), {"sha256": "ab", "gates": GOOD, "network": NETWORK, "kind": "mirror"}, tmp_path)
+    stored = StoredPrior(Mirror(), {"sha256": "ab", "gates": GOOD, "network": NETWORK, "kind": "mirror"}, str(tmp_path))
     monkeypatch.setattr("dd_plugins.parameterizations.hpd.load_prior", lambda *_: stored)
     for init in ("cluster", "sample"):
         with pytest.raises(ConfigError, match=f"init = '{init}': this prior knows no classes"):
@@ -409,7 +416,7 @@ def test_a_prior_without_classes_begins_with_real_images_only(real, monkeypatch,
 def test_the_latents_of_many_images_are_made_in_chunks(asked, prior, real, monkeypatch):
     whole, chunked = made(prior, real, select="last"), made(prior, real, select="last")
     chunked.chunk_size = asked
-    monkeypatch.setattr("dd_plugins.priors.base.PIXELS_AT_ONCE", 3 * 64)
+    monkeypatch.setattr("dd_plugins.api.prior.PIXELS_AT_ONCE", 3 * 64)
     seen, begin = [], chunked.prior.begin
     chunked.prior.begin = lambda styles: seen.append(len(styles[0])) or begin(styles)
     chunked.reset(make_generator(0), real)
@@ -501,7 +508,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_by_bit(tmp_path, monkeypatch):
 
     for stop in (1, 4, 5, 9):
         out = tmp_path / f"stopped {stop}"
-        for shared in ("priors", "judges", "yardsticks"):  # made once
+        for shared in ("priors", "reference-classifiers", "yardsticks"):  # made once
             shutil.copytree(tmp_path / "whole" / shared, out / shared)
         original = Condensation.run
 

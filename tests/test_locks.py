@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from benchmark_adapters.runs.store import RunFolder
-from dd_plugins.api import RunLocked, holder, locked, locks
+from dd_plugins.api import MemoryArtifacts, RunLocked, holder, locked, locks
 from dd_plugins.datasets import decode, load_dataset, torchvision_sets
 
 HOLDER = """
@@ -174,7 +174,7 @@ def test_two_that_need_the_same_files_download_them_one_after_the_other(tmp_path
     monkeypatch.setattr(torchvision_sets.Mnist, "_load", load)
     plugin = torchvision_sets.Mnist("", {})
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: plugin.read(tmp_path / "data", tmp_path), range(3)))
+        list(pool.map(lambda _: plugin.read(tmp_path / "data", MemoryArtifacts()), range(3)))
     assert most == [1] * 6
 
 

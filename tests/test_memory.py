@@ -103,9 +103,8 @@ def test_long_runs_are_no_large_ones(words, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("experts", "--num", 20_000, "--at-once", 20_000), "20,000 experts "),
-        (("experts", "--set", "objective.training_epochs=1000000000000"), "epochs "),
-        (("experts", "--set", "network.width=10000000"), "network "),
+        (("prepare", "--method", "mtt", "--set", "objective.training_epochs=1000000000000"), "epochs "),
+        (("prepare", "--method", "mtt", "--set", "network.width=10000000"), "network "),
         (("profile", "--param", "pixel", "--ipc", 300_000_000), "decoded images "),
         (("run", "--method", "glad", "--set", "parameterization.recipe.width=100000"), "networks of the prior "),
     ],

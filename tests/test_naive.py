@@ -5,7 +5,7 @@ import torch
 from made_up import Factory, make_real
 from naive import match
 
-from dd_plugins.api import Context
+from dd_plugins.api import Context, FolderArtifacts
 from dd_plugins.objectives.bptt import BPTT
 from dd_plugins.objectives.cafe import CAFE
 from dd_plugins.objectives.dc import DC
@@ -38,7 +38,15 @@ def prepared(kind, real, cache):
     objective, targets = cls(real.spec, config), torch.arange(4).repeat_interleave(4)
     network = {"name": "convnet", "width": 4, "depth": 2}
     groups = torch.arange(16) % 2
-    context = Context(Factory(real), make_generator(0), 10, torch.device("cpu"), cache, groups=groups, network=network)
+    context = Context(
+        Factory(real),
+        make_generator(0),
+        10,
+        torch.device("cpu"),
+        FolderArtifacts(cache),
+        groups=groups,
+        network=network,
+    )
     objective.prepare(real, targets, context)
     return objective
 

@@ -15,7 +15,18 @@ import dd_plugins.matching.features
 import dd_plugins.objectives.bptt
 import dd_plugins.objectives.cafe
 import dd_plugins.trajectories.matching
-from dd_plugins.api import Context, IncompatibleError, Network, Split, UsageError, read_tensors, write_tensors
+from dd_plugins.api import (
+    Context,
+    FolderArtifacts,
+    IncompatibleError,
+    MemoryArtifacts,
+    Network,
+    NotEnoughMemory,
+    Split,
+    UsageError,
+    read_tensors,
+    write_tensors,
+)
 from dd_plugins.augmentation import Draw
 from dd_plugins.matching import class_means, embed_in_chunks
 from dd_plugins.networks import build_network
@@ -65,7 +76,12 @@ def make(kind, real, cache, count=4, seed=0, factory=None, settings=None, target
     if kind == "haba" and groups is None:
         groups = torch.arange(len(targets)) % 2
     factory = factory or Factory(real)
-    given = {"cache": cache, "groups": groups, "network": NETWORK, **context}
+    given = {
+        "artifacts": None if cache is None else FolderArtifacts(cache),
+        "groups": groups,
+        "network": NETWORK,
+        **context,
+    }
     objective.prepare(real, targets, Context(factory, make_generator(seed), 10, torch.device("cpu"), **given))
     return objective
 
@@ -263,8 +279,8 @@ def naive_trajectory(call, goal, detached=False):
 
 def watch_pairs(objective):
     """What the store was asked for, and what it gave."""
-    pairs, pair = [], objective.store.pair
-    objective.store.pair = lambda *args: (pairs.append((args, pair(*args))), pairs[-1][1])[1]
+    pairs, pair = [], objective.experts.pair
+    objective.experts.pair = lambda *args: (pairs.append((args, pair(*args))), pairs[-1][1])[1]
     return pairs
 
 
@@ -280,7 +296,7 @@ def test_mtt_is_plain_unrolling(kind, batch, watched, exact_cache, monkeypatch):
             assert objective.learned() == {"lr": pytest.approx(lr.item(), rel=1e-9)}
             match = objective.match(images, objective.targets, step)
             (number, epoch, later), (begin, goal) = pairs[-1]
-            weights = load_file(objective.store.file(number))["weights"]
+            weights = load_file(objective.experts.place(number))["weights"]
             assert torch.equal(torch.stack([begin, goal]), weights[[epoch, later]])
             assert torch.equal(calls[-1][1], begin)
             assert torch.equal(calls[-1][2], images)
@@ -345,11 +361,11 @@ class Pairs:
 def test_starts_and_targets_are_within_the_trajectory(real, cache):
     settings = {"syn_steps": 1, "batch_syn": 1, "expert_epochs": 2, "max_start_epoch": 2, "strategy": "none"}
     objective = make("mtt", real, cache, 1, settings=settings)
-    objective.store = Pairs(sum(objective.network.sizes))
+    objective.experts = Pairs(sum(objective.network.sizes))
     for step in range(60):
         objective.match(start(objective), objective.targets, step)
-    assert {(number, epoch) for number, epoch, _ in objective.store.asked} == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    assert all(later - epoch == 2 for _, epoch, later in objective.store.asked)
+    assert {(number, epoch) for number, epoch, _ in objective.experts.asked} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert all(later - epoch == 2 for _, epoch, later in objective.experts.asked)
 
 
 def test_a_target_behind_the_experts_end_is_refused(real):
@@ -407,7 +423,7 @@ def test_experts_are_trained_once_for_all_runs(real, tmp_path):
     assert len(files) == 2
     factory, before = Factory(real), [file.stat().st_mtime_ns for file in files]
     other = make("haba", real, tmp_path, factory=factory, job=job, seed=5)
-    assert other.store.path == objective.store.path
+    assert other.experts.files.place() == objective.experts.files.place()
     assert len(factory.born) == 2  # one to unroll, one adversary
     make("mtt", real, tmp_path, job=job, settings={"experts": 3})
     assert [total for _, total, _ in jobs] == [6, 3]
@@ -416,9 +432,20 @@ def test_experts_are_trained_once_for_all_runs(real, tmp_path):
     assert [total for _, total, _ in jobs] == [6, 3, 6]
 
 
-def test_experts_need_a_folder(real):
-    with pytest.raises(UsageError, match="folder"):
-        make("mtt", real, None)
+def test_experts_in_memory_are_those_of_a_folder(real, tmp_path):
+    images, steps = {}, range(3)
+    for name, artifacts in (("folder", FolderArtifacts(tmp_path)), ("memory", MemoryArtifacts())):
+        objective = make("mtt", real, tmp_path, artifacts=artifacts)
+        matches = [objective.match(start(objective), objective.targets, step) for step in steps]
+        images[name] = torch.stack([match.image_grad for match in matches])
+    assert torch.equal(images["folder"], images["memory"])
+
+
+def test_experts_beyond_the_limit_of_the_memory_are_refused_before_any_is_trained(real):
+    factory = Factory(real)
+    with pytest.raises(NotEnoughMemory, match=r"expert trajectories of made-up: .* exceed the limit of 9\.8 KiB"):
+        make("mtt", real, None, factory=factory, artifacts=MemoryArtifacts(10_000))
+    assert len(factory.born) == 1  # the one to unroll
 
 
 # --------------------------------------------------------------------------------------------------------------- BPTT
@@ -582,7 +609,7 @@ def test_one_hallucinator_alone_is_trajectory_matching(real, cache):
 
 def test_haba_refuses_containers_without_groups_and_groups_that_are_unlike(real, cache):
     targets = targets_of(4)
-    context = Context(Factory(real), make_generator(0), 10, torch.device("cpu"), cache=cache, network=NETWORK)
+    context = Context(Factory(real), make_generator(0), 10, torch.device("cpu"), network=NETWORK)
     unlike = dataclasses.replace(context, groups=torch.arange(16) // 8)  # two classes each
     for wrong in (context, unlike):
         for check in (

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from benchmark_adapters.report.pictures import FONT_SIZE, LARGEST, Layout, _fitting, _font, save_preview
-from dd_plugins.api import DataSpec, RawData, StorageLedger, SyntheticSet
+from dd_plugins.api import DataSpec, FolderArtifacts, RawData, StorageLedger, SyntheticSet
 from dd_plugins.datasets import build_real_data
 from dd_plugins.datasets.zca import whitened
 
@@ -60,7 +60,7 @@ def test_whitened_sets_are_shown_in_the_colours_of_the_data(tmp_path, monkeypatc
     noise = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images, labels = torch.cat([solid([RED] * 4 + [BLUE] * 4), noise]), torch.tensor([0] * 4 + [1] * 4 + [0, 1] * 20)
     plain = build_real_data("x", RawData(images, labels, images, labels, ("a", "b")))
-    real = whitened(plain, tmp_path)
+    real = whitened(plain, FolderArtifacts(tmp_path))
     held = torch.cat([real.test.images()[:1], real.test.images()[4:5]])
     made = SyntheticSet("x", real.spec, held, torch.tensor([0, 1]), StorageLedger(()))
     save_preview(tmp_path / "preview.png", made)

@@ -22,18 +22,29 @@ from safetensors.torch import load_file, save_file
 
 from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.system import interruptible_jobs
-from dd_plugins.api import DataError, PluginContractError, Split, locked
+from dd_plugins.api import (
+    DataError,
+    FolderArtifacts,
+    LayeredGenerator,
+    MemoryArtifacts,
+    PluginContractError,
+    Split,
+    locked,
+)
+from dd_plugins.api.progress import silent_job
 from dd_plugins.priors import find
-from dd_plugins.priors.base import LayeredGenerator, check_contract
+from dd_plugins.priors.base import check_contract
+from dd_plugins.priors.find import MeasuredGates, TrainedPrior
 from dd_plugins.priors.gates import Gates, _sizes, learned_nothing, measure, sample, within_class
 from dd_plugins.priors.small import SmallConfig, SmallGenerator, sides
 from dd_plugins.priors.store import load_prior, save_prior
-from dd_plugins.priors.train import GENERATORS, TRAINERS, Discriminator, PriorRecipe, SmallAutoEncoder
+from dd_plugins.priors.train import Discriminator, GanTrainer, PriorRecipe, SmallAutoEncoder, VaeTrainer
 from dd_plugins.seeds import make_generator
 from dd_plugins.training import TrainConfig
 
 NETWORK = {"name": "convnet", "width": 4, "depth": 2}
 TINY = {"width": 6, "noise": 4, "style": 5, "steps": 4, "classes": 3, "images": 2}
+GENERATORS, TRAINERS = {"gan": SmallGenerator, "vae": SmallAutoEncoder}, {"gan": GanTrainer, "vae": VaeTrainer}
 SIZES = [(1, 8, 8), (3, 16, 16), (2, 28, 28), (3, 12, 20), (1, 9, 7)]
 
 
@@ -96,17 +107,6 @@ def test_chunked_gradients_are_the_whole_gradient():
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-5, atol=1e-6)
 
 
-def test_mean_styles_are_the_mean_of_samples():
-    prior = small()
-    labels = torch.tensor([2, 0])
-    found = prior.mean_styles(labels, 50, make_generator(3))
-    generator = make_generator(3)
-    for row, label in enumerate(labels):
-        drawn = prior.sample_styles(label.expand(50), generator)
-        for stage in range(prior.num_stages):
-            torch.testing.assert_close(found[stage][row], drawn[stage].mean(0))
-
-
 def test_scales_are_those_of_samples_and_always_the_same():
     prior = small()
     styles, states = prior.scales()
@@ -120,7 +120,7 @@ def test_sizes_that_are_made_at_once_change_nothing_but_memory(monkeypatch):
     prior, real = small((2, 8, 8), "vae", 4), make_real()
     labels = torch.arange(10) % 4
     scales, whole = prior.scales(), sample(prior, real, labels, make_generator(0))
-    monkeypatch.setattr("dd_plugins.priors.base.PIXELS_AT_ONCE", 3 * 64)
+    monkeypatch.setattr("dd_plugins.api.prior.PIXELS_AT_ONCE", 3 * 64)
     seen, begin = [], prior.begin
     prior.begin = lambda styles: seen.append(len(styles[0])) or begin(styles)
     styles, states = prior.scales()
@@ -178,7 +178,7 @@ class Broken(SmallGenerator):
         ("coupled", "depend on their batch"),
         ("double", "state 4: expected float32"),
         ("detached", "expected a gradient"),
-        ("uneven", "gradients taken image by image"),
+        ("uneven", "gradients of single images"),
         ("range", "pixel values from 0 to 1"),
         ("few", "expected 4 tensors"),
         ("training", "evaluation mode"),
@@ -279,11 +279,11 @@ def test_what_is_trained_is_the_training_split_alone(monkeypatch):
 def test_the_discriminator_sees_how_alike_the_images_of_a_class_are():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        judge = Discriminator(SmallConfig(image_shape=(2, 8, 8), num_classes=4, width=6), 2).eval()
+        network = Discriminator(SmallConfig(image_shape=(2, 8, 8), num_classes=4, width=6), 2).eval()
     images, labels = torch.rand(4, 2, 8, 8, generator=make_generator(0)), torch.tensor([0, 0, 1, 1])
     alike = images.clone()
     alike[1] = alike[0]
-    one, two = judge(images, labels), judge(alike, labels)
+    one, two = network(images, labels), network(alike, labels)
     assert not torch.isclose(one[0], two[0])  # the same image beside another one
     torch.testing.assert_close(one[2:], two[2:])  # and the other class does not notice
 
@@ -340,12 +340,12 @@ def measured(collapsed=False):
 
 def test_real_images_pass_and_collapse_does_not():
     good, bad = measured(), measured(collapsed=True)
-    assert good.spread == pytest.approx(1, abs=0.1)
+    assert good.intra_class_diversity == pytest.approx(1, abs=0.1)
     assert good.accuracy > 0.8 * good.real_accuracy
     assert good.sizes == 1
     assert "all its states are of one size" in good.failed()
-    assert bad.spread == 0
-    assert any("spread within classes 0.00 is outside 0.7 to 1.3" in why for why in bad.failed())
+    assert bad.intra_class_diversity == 0
+    assert any("intra-class diversity 0.00 is outside 0.7 to 1.3" in why for why in bad.failed())
 
 
 def test_gates_tell_what_failed_with_figures():
@@ -375,7 +375,7 @@ def test_images_that_are_all_alike_are_refused_before_anything_is_trained(tmp_pa
     for rows in real.train.class_rows():
         real.train.pixels[real.train.index[rows]] = real.train.pixels[real.train.index[rows[0]]].clone()
     with pytest.raises(DataError, match="the images of each class are all alike"):
-        find.find_prior(tmp_path, real, PriorRecipe(**TINY), NETWORK, Factory(real))
+        find_prior(tmp_path, real, PriorRecipe(**TINY), NETWORK, Factory(real))
     assert not any(tmp_path.iterdir())
 
 
@@ -384,13 +384,25 @@ def test_sizes_of_states_are_counted(prior, sizes):
     assert _sizes(prior, torch.tensor([0])) == sizes
 
 
-def test_spread_within_classes_is_the_root_of_the_mean_variance():
+def test_deviation_within_classes_is_the_root_of_the_mean_variance():
     images, labels = torch.randn(12, 2, 3, 3, generator=make_generator(0)), torch.arange(12) % 3
     variances = [images[labels == label].var(0, unbiased=False).mean() for label in range(3)]
     assert within_class(images, labels) == pytest.approx(float(sum(variances) / 3) ** 0.5)
 
 
 # ---- on disk -------------------------------------------------------------------------------------------------------
+
+
+def find_prior(root, real, recipe, network, make_network, job=silent_job):
+    return FolderArtifacts(root).get(TrainedPrior(real, recipe, network, make_network), job)
+
+
+def prior_folder(root, real, recipe):
+    return root / "priors" / TrainedPrior(real, recipe, NETWORK, None).key
+
+
+def gates_of(stored, real, network, make_network, artifacts):
+    return artifacts.get(MeasuredGates(stored, real, network, make_network))
 
 
 def saved(path, kind="gan", shape=(2, 8, 8), classes=4):
@@ -421,7 +433,15 @@ def other_weights(path):
     save_file({name: value + 1 for name, value in load_file(file).items()}, file)
 
 
-FIGURES = Gates(accuracy=0.9, real_accuracy=0.9, guessing=0.25, spread=1.0, worth=0.9, stages=4, sizes=2)
+FIGURES = Gates(
+    accuracy=0.9,
+    real_accuracy=0.9,
+    guessing=0.25,
+    intra_class_diversity=1.0,
+    classification_accuracy_score=0.9,
+    stages=4,
+    sizes=2,
+)
 
 
 def forget(path, **change):
@@ -443,7 +463,10 @@ def forget(path, **change):
         (lambda path: forget(path, data=[]), "no description of a prior"),
         (lambda path: forget(path, seconds="x"), "no description of a prior"),
         (lambda path: forget(path, gates={**vars(FIGURES), "accuracy": "high"}), "no description of a prior"),
-        (lambda path: forget(path, gates={**vars(FIGURES), "worth": math.nan}), "no description of a prior"),
+        (
+            lambda path: forget(path, gates={**vars(FIGURES), "classification_accuracy_score": math.nan}),
+            "no description of a prior",
+        ),
         (lambda path: (path / "prior.json").write_text("[" * 100_000), "no description of a prior"),
         (lambda path: forget(path, config={"width": -1}), "no description of a prior"),
         (lambda path: forget(path, config={"image_shape": [2, 8, 8], "num_classes": 4, "width": 8}), "does not hold"),
@@ -470,7 +493,7 @@ def test_classes_of_one_image_are_refused_before_anything_is_trained(tmp_path):
     few = [rows[:1] for rows in real.train.class_rows()]
     train = Split(real.spec, real.train.pixels, real.train.labels[torch.cat(few)], real.train.index[torch.cat(few)])
     with pytest.raises(DataError, match="2 training images of every class; one has 1"):
-        find.find_prior(tmp_path, replace(real, train=train), PriorRecipe(**TINY), NETWORK, Factory(real))
+        find_prior(tmp_path, replace(real, train=train), PriorRecipe(**TINY), NETWORK, Factory(real))
     assert not any(tmp_path.iterdir())
 
 
@@ -478,14 +501,14 @@ def test_classes_of_one_image_are_refused_before_anything_is_trained(tmp_path):
 def test_a_damaged_prior_of_its_own_is_told_with_what_to_remove(name, tmp_path):
     real = make_real()
     recipe = PriorRecipe(**TINY)
-    path = find.prior_folder(tmp_path, real, recipe)
+    path = prior_folder(tmp_path, real, recipe)
     if name == "training.safetensors":
         path.mkdir(parents=True)
     else:
-        find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
+        find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
     (path / name).write_bytes(b"damaged")
     with pytest.raises(DataError, match="remove") as caught:
-        find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
+        find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
     assert "\n" not in str(caught.value)
 
 
@@ -508,13 +531,13 @@ def test_gates_that_are_measured_for_a_prior_without_any_are_kept(tmp_path, monk
     good = Gates(0.9, 1.0, 0.25, 1.0, 0.8, 4, 2)
     monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or good)
     for _ in range(2):
-        find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
+        find.admit(stored, real, NETWORK, Factory(real), FolderArtifacts(tmp_path))
     assert len(measured) == 1
     (file,) = (tmp_path / "priors").glob("gates-*.json")
     damaged_or_older = ("{", "[]", '{"accuracy": NaN}', '{"accuracy": 0.9}')
     for times, content in enumerate(damaged_or_older, start=2):
         file.write_text(content)
-        find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
+        find.admit(stored, real, NETWORK, Factory(real), FolderArtifacts(tmp_path))
         assert len(measured) == times
         assert json.loads(file.read_text()) == good.to_dict()
 
@@ -527,7 +550,14 @@ def test_gates_of_a_file_that_is_older_than_one_of_them_are_measured(tmp_path, m
     monkeypatch.setattr(find, "measure", lambda *_: FIGURES)
     stored = load_prior(tmp_path, real.spec)
     assert stored.gates is None
-    assert find.gates_of(stored, real, NETWORK, Factory(real)) == FIGURES
+    assert gates_of(stored, real, NETWORK, Factory(real), MemoryArtifacts()) == FIGURES
+
+
+def test_gates_of_release_1_are_read():
+    old = {"spread": 0.7, "worth": 0.8, "accuracy": 0.9, "real_accuracy": 0.9, "guessing": 0.1, "stages": 4, "sizes": 2}
+    found = Gates.read(old)
+    assert (found.intra_class_diversity, found.classification_accuracy_score) == (0.7, 0.8)
+    assert Gates.read(found.to_dict()) == found
 
 
 def test_figures_are_those_of_the_classes_that_are_meant(tmp_path, monkeypatch):
@@ -538,7 +568,7 @@ def test_figures_are_those_of_the_classes_that_are_meant(tmp_path, monkeypatch):
     monkeypatch.setattr(find, "measure", lambda made, *_: measured.append(made.classes.tolist()) or FIGURES)
     for classes in ([3, 2, 1, 0], [0, 1, 2, 3], [3, 2, 1, 0]):
         stored = load_prior(tmp_path / "prior", real.spec, classes=classes)
-        find.gates_of(stored, real, NETWORK, Factory(real), tmp_path)
+        gates_of(stored, real, NETWORK, Factory(real), FolderArtifacts(tmp_path))
     assert measured == [[3, 2, 1, 0], [0, 1, 2, 3]]
 
 
@@ -548,9 +578,9 @@ def test_who_waits_for_a_prior_can_be_interrupted(tmp_path):
     def wait():
         with interruptible_jobs(Reporter(Console(quiet=True))) as job:
             threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
-            find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real), job)
+            find_prior(tmp_path, real, recipe, NETWORK, Factory(real), job)
 
-    with locked(find.prior_folder(tmp_path, real, recipe) / ".lock"), pytest.raises(KeyboardInterrupt):
+    with locked(prior_folder(tmp_path, real, recipe) / ".lock"), pytest.raises(KeyboardInterrupt):
         wait()
 
 
@@ -558,25 +588,25 @@ def test_figures_are_those_of_the_network_that_measured(tmp_path, monkeypatch):
     real, measured = make_real(), []
     good, weak = Gates(0.9, 1.0, 0.25, 1.0, 0.8, 4, 2), Gates(0.1, 1.0, 0.25, 1.0, 0.8, 4, 2)
     monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or good)
-    stored = find.find_prior(tmp_path, real, PriorRecipe(**TINY), NETWORK, Factory(real))
-    find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
+    stored = find_prior(tmp_path, real, PriorRecipe(**TINY), NETWORK, Factory(real))
+    find.admit(stored, real, NETWORK, Factory(real), FolderArtifacts(tmp_path))
     assert len(measured) == 1
     monkeypatch.setattr(find, "measure", lambda *_: measured.append(1) or weak)
     wider = {**NETWORK, "width": 5}
     for _ in range(2):
         with pytest.raises(DataError, match="too weak"):
-            find.admit(stored, real, wider, Factory(real, width=5), cache=tmp_path)
+            find.admit(stored, real, wider, Factory(real, width=5), FolderArtifacts(tmp_path))
     assert len(measured) == 2
-    find.admit(stored, real, NETWORK, Factory(real), cache=tmp_path)
+    find.admit(stored, real, NETWORK, Factory(real), FolderArtifacts(tmp_path))
 
 
 def test_a_prior_that_another_process_trains_is_waited_for(tmp_path, monkeypatch):
     real, recipe = make_real(), PriorRecipe(**TINY)
-    folder = find.prior_folder(tmp_path, real, recipe)
+    folder = prior_folder(tmp_path, real, recipe)
     monkeypatch.setattr(TRAINERS["gan"], "run", lambda *_: pytest.fail("trained a second time"))
     with ThreadPoolExecutor(1) as pool:
         with locked(folder / ".lock"):
-            waiting = pool.submit(find.find_prior, tmp_path, real, recipe, NETWORK, Factory(real))
+            waiting = pool.submit(find_prior, tmp_path, real, recipe, NETWORK, Factory(real))
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.3)
             prior = small(real.spec.image_shape, "gan", real.spec.num_classes)
@@ -661,7 +691,7 @@ def test_nothing_is_ever_unpickled(write, tmp_path):
 @pytest.mark.parametrize("kind", ["gan", "vae"])
 def test_the_first_interrupt_ends_a_training_between_two_updates_and_loses_none(kind, tmp_path, monkeypatch):
     real, recipe = make_real(), PriorRecipe(**TINY, kind=kind)
-    whole = find.find_prior(tmp_path / "whole", real, recipe, NETWORK, Factory(real))
+    whole = find_prior(tmp_path / "whole", real, recipe, NETWORK, Factory(real))
     update, done = TRAINERS[kind].update, []
 
     def interrupted(self, images, labels):
@@ -673,9 +703,9 @@ def test_the_first_interrupt_ends_a_training_between_two_updates_and_loses_none(
     monkeypatch.setattr(TRAINERS[kind], "update", interrupted)
     reporter = Reporter(Console(quiet=True))
     with pytest.raises(KeyboardInterrupt), interruptible_jobs(reporter) as job:
-        find.find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), job)
+        find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), job)
     with interruptible_jobs(reporter) as job:
-        again = find.find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), job)
+        again = find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), job)
     assert done == list(range(recipe.steps))
     assert torch.equal(weights(whole.generator), weights(again.generator))
 
@@ -685,9 +715,9 @@ def test_gates_that_cannot_be_measured_cost_no_training(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(find, "measure", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
+            find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
     monkeypatch.setattr(TRAINERS["gan"], "update", lambda *_: pytest.fail("trained again"))
-    found = find.find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
+    found = find_prior(tmp_path, real, recipe, NETWORK, Factory(real))
     assert found.gates is not None
     assert not list(tmp_path.rglob("training.safetensors"))
 

@@ -12,7 +12,15 @@ from made_up import Factory, make_real, make_spec
 from torch.nn import functional
 
 from dd_plugins import registry
-from dd_plugins.api import ConfigError, Context, PluginContractError, StorageLedger, SyntheticSet, UsageError
+from dd_plugins.api import (
+    ConfigError,
+    Context,
+    FolderArtifacts,
+    PluginContractError,
+    StorageLedger,
+    SyntheticSet,
+    UsageError,
+)
 from dd_plugins.api.pruning import Selector
 from dd_plugins.dynamics import observe_training
 from dd_plugins.networks import build_network
@@ -338,7 +346,13 @@ def test_scores_that_are_no_numbers_are_refused():
 def score_with(strategy, cache=None, shift=0.0, **config):
     real = make_real(CLASSES, (2, 8, 8), 8)
     images = SyntheticSet("made-up", real.spec, real.train.images() + shift, real.train.labels, StorageLedger.of([]))
-    context = Context(Factory(real), make_generator(0), 1, torch.device("cpu"), cache=cache)
+    context = Context(
+        Factory(real),
+        make_generator(0),
+        1,
+        torch.device("cpu"),
+        **({"artifacts": FolderArtifacts(cache)} if cache else {}),
+    )
     made = strategy({"networks": 1, "epochs": 2, "batch_size": 16, **config})
     return made, made.score(images, context), images.targets
 

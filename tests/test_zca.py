@@ -8,7 +8,7 @@ import pytest
 import torch
 from made_up import make_real
 
-from dd_plugins.api import ConfigError, DataError, write_tensors
+from dd_plugins.api import ConfigError, DataError, FolderArtifacts, write_tensors
 from dd_plugins.datasets import load_dataset
 from dd_plugins.datasets import zca as module
 from dd_plugins.datasets.zca import whitened
@@ -20,7 +20,7 @@ def real():
 
 
 def test_whitened_images_equal_the_closed_form(real, tmp_path):
-    made = whitened(real, tmp_path)
+    made = whitened(real, FolderArtifacts(tmp_path))
     x = real.train.pixels[real.train.index].flatten(1).double().numpy() / 255
     values, vectors = np.linalg.eigh(np.cov(x.T))
     matrix = vectors @ np.diag((values + 0.1) ** -0.5) @ vectors.T
@@ -31,7 +31,7 @@ def test_whitened_images_equal_the_closed_form(real, tmp_path):
 
 
 def test_unit_pixels_reach_all_training_images(real, tmp_path):
-    made = whitened(real, tmp_path)
+    made = whitened(real, FolderArtifacts(tmp_path))
     unit = made.spec.denormalize(made.train.images())
     assert float(unit.min()) >= 0
     assert float(unit.max()) <= 1
@@ -39,18 +39,18 @@ def test_unit_pixels_reach_all_training_images(real, tmp_path):
 
 
 def test_another_space_is_another_data_set(real, tmp_path):
-    made = whitened(real, tmp_path)
+    made = whitened(real, FolderArtifacts(tmp_path))
     assert made.spec.fingerprint != real.spec.fingerprint
     assert "ZCA" in made.spec.origin
     assert torch.equal(made.train.labels, real.train.labels)
-    again = whitened(real, tmp_path)  # from the cache
+    again = whitened(real, FolderArtifacts(tmp_path))  # from the cache
     assert torch.equal(again.train.pixels, made.train.pixels)
     (file,) = tmp_path.glob("zca-*.safetensors")
     file.write_bytes(b"damaged")
-    torch.testing.assert_close(whitened(real, tmp_path).train.pixels, made.train.pixels)
+    torch.testing.assert_close(whitened(real, FolderArtifacts(tmp_path)).train.pixels, made.train.pixels)
     for matrix in (torch.eye(3), torch.eye(50, dtype=torch.float64)):  # of other images, of another type
         write_tensors(file, {"matrix": matrix, "mean": torch.zeros(1, len(matrix))}, {})
-        torch.testing.assert_close(whitened(real, tmp_path).train.pixels, made.train.pixels)
+        torch.testing.assert_close(whitened(real, FolderArtifacts(tmp_path)).train.pixels, made.train.pixels)
 
 
 def test_settings(tmp_path, monkeypatch):
@@ -75,6 +75,6 @@ def test_two_that_need_the_matrix_fit_it_once(real, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_fit", slow)
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda _: whitened(real, tmp_path).train.pixels, range(2))
+        one, other = pool.map(lambda _: whitened(real, FolderArtifacts(tmp_path)).train.pixels, range(2))
     assert len(fitted) == 1
     assert torch.equal(one, other)

@@ -29,6 +29,7 @@ from dd_plugins.api import (
     write_tensors,
 )
 from dd_plugins.api.benchmark import Benchmark, Cell, Scores
+from dd_plugins.priors.small import SmallGenerator
 from dd_plugins.seeds import make_generator
 
 
@@ -652,7 +653,7 @@ class Squares(Dataset):
     api_version = 2
     dtype, shared = torch.uint8, 0
 
-    def read(self, root, cache):
+    def read(self, root, artifacts):
         generator = make_generator(0)
         images = torch.randint(0, 256, (48, 1, 8, 8), generator=generator, dtype=torch.uint8).to(self.dtype)
         labels = torch.arange(48) % 4
@@ -695,9 +696,9 @@ class ReadsAnew(Squares):
 
     api_version = 2
 
-    def read(self, root, cache):
+    def read(self, root, artifacts):
         torch.rand(1)
-        return super().read(root, cache)
+        return super().read(root, artifacts)
 
 
 # ---- benchmarks -----------------------------------------------------------------------------------------------------
@@ -830,6 +831,35 @@ class UndeclaredBenchmark(Means):
     """Declares no API version of its own."""
 
 
+class MutePrior(SmallGenerator):
+    api_version = 2
+
+
+class UndeclaredPrior(SmallGenerator):
+    """Does not say which API it is written for."""
+
+
+class UnsettledPrior(SmallGenerator):
+    """A setting has no description."""
+
+    api_version = 2
+
+    class Config(SmallGenerator.Config):
+        """Settings."""
+
+        depth: int = 8
+
+
+class CoupledPrior(SmallGenerator):
+    """Its images depend on their batch."""
+
+    api_version = 2
+
+    def step(self, stage, state, styles):
+        made = super().step(stage, state, styles)
+        return made + made.mean(0, keepdim=True)
+
+
 WRONG = {
     "parameterization": {
         "documented": Mute,
@@ -885,6 +915,12 @@ WRONG = {
         "evaluation_is_deterministic": DrawsInEvaluation,
         "features": MapsAsFeatures,
         "inputs_are_left_alone": WritesIntoImages,
+    },
+    "prior": {
+        "documented": MutePrior,
+        "declares_its_api_version": UndeclaredPrior,
+        "settings_are_described": UnsettledPrior,
+        "stages_decode_to_the_same_images": CoupledPrior,
     },
     "dataset": {
         "documented": MuteData,

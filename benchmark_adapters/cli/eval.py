@@ -16,7 +16,7 @@ EPILOG = """
 
 `dd-bench eval 3f2a90c1d4 --network convnet,resnet18,vgg11,alexnet,densenet121`
 
-`dd-bench eval 3f2a90c1d4 --metric crfd` in a second, once the classifier that judges is trained
+`dd-bench eval 3f2a90c1d4 --metric crfd` in a second, once the reference classifier is trained
 
 `dd-bench eval 3f2a90c1d4 --benchmark dd-ranking --set benchmark.evaluations=1` by another benchmark's own code
 
@@ -77,8 +77,8 @@ def evaluate(
             raise UsageError(f"--metric crfd trains no network on the set: {', '.join(idle)} would have no effect")
         values = crfd(stored, networks, dataset, assignments or [], options, Reporter(console))
         for name, (value, variant) in zip(networks, values, strict=True):
-            judge = f" ({name})" if name else ""
-            said = f"class-relevant feature distance to the real training images{judge}: {value:.6g}"
+            by = f" ({name})" if name else ""
+            said = f"class-relevant feature distance to the real training images{by}: {value:.6g}"
             say(f"{said} (of class activation maps: {variant:.6g})")
         return
     own, settings = split_settings(assignments or [], names_of(benchmark))

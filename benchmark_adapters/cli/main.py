@@ -15,15 +15,14 @@ from benchmark_adapters.cli import compare as compare_command
 from benchmark_adapters.cli import convert_prior as convert_prior_command
 from benchmark_adapters.cli import eval as eval_command
 from benchmark_adapters.cli import exchange, listing, show
-from benchmark_adapters.cli import experts as experts_command
 from benchmark_adapters.cli import new as new_command
 from benchmark_adapters.cli import plot as plot_command
+from benchmark_adapters.cli import prepare as prepare_command
 from benchmark_adapters.cli import profile as profile_command
 from benchmark_adapters.cli import prune as prune_command
 from benchmark_adapters.cli import prune_study as prune_study_command
 from benchmark_adapters.cli import run as run_command
 from benchmark_adapters.cli import table as table_command
-from benchmark_adapters.cli import train_prior as train_prior_command
 from benchmark_adapters.cli import yardsticks as yardsticks_command
 from benchmark_adapters.cli.commands import CallError, Command, Commands, one_line
 from benchmark_adapters.cli.memory import keep_freed_memory
@@ -61,8 +60,7 @@ def _common(
 app.command("run", cls=Command, epilog=run_command.EPILOG)(run_command.run)
 app.command("compare", cls=Command, epilog=compare_command.EPILOG)(compare_command.compare)
 app.command("eval", cls=Command, epilog=eval_command.EPILOG)(eval_command.evaluate)
-app.command("experts", cls=Command, epilog=experts_command.EPILOG)(experts_command.experts)
-app.command("train-prior", cls=Command, epilog=train_prior_command.EPILOG)(train_prior_command.train_prior)
+app.command("prepare", cls=Command, epilog=prepare_command.EPILOG)(prepare_command.prepare)
 app.command("convert-prior", cls=Command, epilog=convert_prior_command.EPILOG)(convert_prior_command.convert_prior)
 app.command("plot", cls=Command, epilog=plot_command.EPILOG)(plot_command.plot)
 app.command("profile", cls=Command, epilog=profile_command.EPILOG)(profile_command.profile)

@@ -116,14 +116,6 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Sets one value, repeatable.", rich_help_panel=RUN_PANEL),
 ]
-ALLOWED = "parameterization.allow_weak_prior=true"
-WeakPrior = Annotated[
-    bool,
-    typer.Option(
-        "--allow-weak-prior",
-        help=f"Take a generator that fails its gates, as --set {ALLOWED} does.",
-    ),
-]
 FullData = Annotated[
     bool | None,
     typer.Option(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmark_adapters.cli.options import (
-    ALLOWED,
     RUN_PANEL,
     WHERE_PANEL,
     Assignments,
@@ -30,7 +29,6 @@ from benchmark_adapters.cli.options import (
     Prune,
     Seed,
     Trust,
-    WeakPrior,
     names_of,
 )
 from benchmark_adapters.cli.output import say
@@ -76,7 +74,6 @@ def run(
     config: ConfigFile = None,
     benchmark: BenchmarkName = None,
     full_data: FullData = None,
-    allow_weak_prior: WeakPrior = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration, the storage and the run id only.")
     ] = False,
@@ -113,8 +110,7 @@ def run(
         "seed": seed,
         "steps": steps,
     }
-    given = [*(assignments or []), *([ALLOWED] if allow_weak_prior else [])]
-    own, settings = split_settings(given, names_of(benchmark))
+    own, settings = split_settings(assignments or [], names_of(benchmark))
     resolved = resolve(flags, own, config)
     # What is missing is told before hours are spent.
     made = {name: make_benchmark(name, each) for name, each in settings.items()}

@@ -17,6 +17,7 @@ from benchmark_adapters.runs.store import CANDIDATE, RunFolder
 from dd_plugins import registry
 from dd_plugins.api import (
     Context,
+    FolderArtifacts,
     IncompatibleError,
     Parameterization,
     PluginContractError,
@@ -197,7 +198,7 @@ def _scores(
         make_generator(seed_for("pruning", config.seed)),
         config.steps,
         options.device,
-        cache=options.out,
+        artifacts=FolderArtifacts(options.out),
         network=config.network.model_dump(mode="json"),
         job=reporter.watch,
     )

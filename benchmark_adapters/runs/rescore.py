@@ -16,10 +16,11 @@ from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runs.sets import Loaded, load_set
 from benchmark_adapters.runs.store import read_record_file, write_json
 from dd_plugins import registry
-from dd_plugins.api import DataError, DataSource, UsageError
+from dd_plugins.api import DataError, DataSource, FolderArtifacts, UsageError
 from dd_plugins.engine.config import RunConfig, flatten, resolve, settings_of
 from dd_plugins.engine.parts import network_factory
-from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
+from dd_plugins.priors.distance import ClassRelevantDistance, check_reference_network
+from dd_plugins.priors.reference import load_or_train_reference_classifier
 
 
 def rescore(
@@ -123,7 +124,7 @@ def crfd(
 ) -> list[tuple[float, float]]:
     """The class-relevant feature distance of a stored set to the real training images; goes into a run's record.
 
-    The classifier that judges is trained on the real images once; None stands for the run's own network.
+    The reference classifier is trained on the real images once; None stands for the run's own network.
 
     Returns:
         For each network the distance, and its variant on class activation maps.
@@ -136,19 +137,21 @@ def crfd(
     loaded = load_set(stored, dataset, options, settings)
     made_on = loaded.record.get("config", {}).get("network")
     flags = {"dataset": loaded.source.dataset, "ipc": loaded.ipc, "parameterization": "pixel"}
-    judges = []
+    chosen_networks = []
     for network in networks:
         named = flatten({"network": {"name": network} if network else made_on or {"name": "convnet"}})
         config = resolve({**flags, **named}, assignments)
         factory = network_factory(config, loaded.real, options.device)
-        check_judge(factory(0), loaded.real.spec)
-        judges.append((config.network, factory))
+        check_reference_network(factory(0), loaded.real.spec)
+        chosen_networks.append((config.network, factory))
     values = []
-    for chosen, factory in judges:
-        reporter.say(f"judge: {chosen.name} {chosen.settings}")
+    for chosen, factory in chosen_networks:
+        reporter.say(f"reference classifier: {chosen.name} {chosen.settings}")
         about = chosen.model_dump(mode="json")
-        judge = find_judge(loaded.real, about, factory, options.out, reporter.watch)
-        distance, stored_set = ClassRelevantDistance(judge, loaded.real), loaded.synthetic
+        classifier = load_or_train_reference_classifier(
+            loaded.real, about, factory, FolderArtifacts(options.out), reporter.watch
+        )
+        distance, stored_set = ClassRelevantDistance(classifier, loaded.real), loaded.synthetic
         value = distance(stored_set.images, stored_set.targets)
         variant = distance.of_activations(stored_set.images, stored_set.targets)
         if not (isfinite(value) and isfinite(variant)):

@@ -1,5 +1,13 @@
 """All that a third party imports: the contracts, the data they pass, and the errors they raise."""
 
+from dd_plugins.api.artifact_files import ArtifactFiles, FolderFiles
+from dd_plugins.api.artifacts import (
+    Artifact,
+    ArtifactStore,
+    FolderArtifacts,
+    MemoryArtifacts,
+    NeedsArtifacts,
+)
 from dd_plugins.api.atomic import check_guarded, guarded, staged, sweep, temporary_folder, write_atomically
 from dd_plugins.api.capabilities import Grouped, NeedsPrior, Prior, PruningUnits, Stage, Staged
 from dd_plugins.api.config import PluginConfig, parse_config
@@ -19,6 +27,7 @@ from dd_plugins.api.plan import (
     largest,
     parts_of_images,
 )
+from dd_plugins.api.prior import LayeredGenerator, Styles
 from dd_plugins.api.pruning import PruningStrategy
 from dd_plugins.api.storage import LedgerEntry, StorageBudget, StorageLedger
 from dd_plugins.api.stored import StoredHeader, read_stored
@@ -48,6 +57,9 @@ from dd_plugins.errors import (
 
 __all__ = [
     "AmbiguousPluginError",
+    "Artifact",
+    "ArtifactFiles",
+    "ArtifactStore",
     "BudgetTooSmall",
     "ConfigError",
     "Context",
@@ -60,13 +72,18 @@ __all__ = [
     "Dataset",
     "DifferentiableObjective",
     "DivergedError",
+    "FolderArtifacts",
+    "FolderFiles",
     "FolderReplaced",
     "Grouped",
     "IncompatibleError",
+    "LayeredGenerator",
     "LedgerEntry",
     "Match",
     "MatchingObjective",
+    "MemoryArtifacts",
     "MissingExtraError",
+    "NeedsArtifacts",
     "NeedsPrior",
     "Network",
     "NotEnoughMemory",
@@ -91,6 +108,7 @@ __all__ = [
     "StorageBudgetExceeded",
     "StorageLedger",
     "StoredHeader",
+    "Styles",
     "SyntheticFileError",
     "SyntheticSet",
     "TensorSpec",

@@ -78,7 +78,7 @@ class NeedsPrior(ABC):
 
         Args:
             real: The data set.
-            context: Makes networks, names the folder that all runs share, and reports progress.
+            context: Makes networks, keeps the artifacts that runs share, and reports progress.
         """
 
     @classmethod

@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.errors import DataError
+
+if TYPE_CHECKING:
+    from dd_plugins.api.artifacts import ArtifactStore
 
 MAX_NAME, MAX_TEXT = 200, 4096  # characters of a class name, and of any other text that is stored with a set
 
@@ -201,12 +204,12 @@ class Dataset(ABC):
         return None
 
     @abstractmethod
-    def read(self, root: Path, cache: Path) -> RawData:
+    def read(self, root: Path, artifacts: ArtifactStore) -> RawData:
         """Reads the whole data set.
 
         Args:
             root: Folder under which data sets are kept (``--data-root``).
-            cache: Folder for decoded copies; safe to delete.
+            artifacts: Makes and keeps what is costly, such as decoded images.
 
         Raises:
             DataError: If a file is missing or damaged, naming it.

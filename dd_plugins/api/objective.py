@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from dd_plugins.api.artifacts import ArtifactStore, MemoryArtifacts
 from dd_plugins.api.config import PluginConfig, parse_config
 from dd_plugins.api.data import DataSpec, RealData
 from dd_plugins.api.network import Network
@@ -27,10 +27,10 @@ class Context:
         generator: The objective's own source of randomness, on the CPU.
         steps: Steps that this run will take.
         device: Where the images are.
-        cache: Folder for costly intermediate results that several runs share; None to keep none.
+        artifacts: Makes and keeps results of one-off work that runs share; by default in memory, for this context only.
         groups: int64, ``(N,)``: which of its shared components made each synthetic image, where the container has such
             a structure (:meth:`Grouped.groups`); else None.
-        network: The network's name and settings, which tell apart what is cached for one or another.
+        network: The network's name and settings, which are part of the keys of artifacts.
         job: Shows how far a costly piece of one-off work is: ``with context.job("experts", total) as update:
             update(done)``.
     """
@@ -39,7 +39,7 @@ class Context:
     generator: Generator
     steps: int
     device: torch.device
-    cache: Path | None = None
+    artifacts: ArtifactStore = field(default_factory=MemoryArtifacts)
     groups: Tensor | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
     job: StartJob = silent_job

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from dd_plugins import names, registry
 from dd_plugins.api import (
+    ArtifactStore,
     ConfigError,
     Conventions,
     DataError,
     DataSource,
     DataSpec,
     DDPluginsError,
+    FolderArtifacts,
     PluginConfig,
     RawData,
     RealData,
@@ -36,6 +38,7 @@ from dd_plugins.datasets.zca import find_whitening, whitened
 
 __all__ = [
     "build_real_data",
+    "data_artifacts",
     "find_conventions",
     "has_colours",
     "load_dataset",
@@ -59,7 +62,7 @@ def load_dataset(
     spec: str,
     root: Path | None = None,
     device: str | torch.device = "cpu",
-    cache: Path | None = None,
+    cache: Path | ArtifactStore | None = None,
     config: Mapping[str, Any] | PluginConfig | None = None,
 ) -> RealData:
     """Loads a data set, checks it, and splits it into train, validation and test.
@@ -72,8 +75,8 @@ def load_dataset(
         root: Folder under which data sets are kept; by default the environment variable ``DD_PLUGINS_DATA``, else
             ``~/.cache/dd-plugins/data``.
         device: Where the images (uint8, ``(N, C, H, W)``) and labels (int64, ``(N,)``) shall live.
-        cache: Folder for decoded copies, safe to delete; by default the environment variable ``DD_PLUGINS_CACHE``,
-            else ``~/.cache/dd-plugins``.
+        cache: Keeps decoded images and whitening matrices: a store of artifacts, or a folder, safe to delete; by
+            default the environment variable ``DD_PLUGINS_CACHE``, else ``~/.cache/dd-plugins``.
         config: Settings of the plugin, and two that every data set has: ``zca: true`` whitens the images; ``as: NAME``
             declares that they are those of a named data set, and applies its mean, standard deviation and mirroring.
 
@@ -104,9 +107,9 @@ def load_dataset(
     conventions = None if known is None else find_conventions(known, settings)
     plugin = registry.create("dataset", plugin_spec, argument, settings)
     root = local_path(root or os.environ.get("DD_PLUGINS_DATA") or HOME / "data")
-    cache = _cache(cache)
+    artifacts = data_artifacts(cache)
     try:
-        raw = plugin.read(root, cache)
+        raw = plugin.read(root, artifacts)
     except DDPluginsError:
         raise
     except Exception as error:  # a fault of the plugin's own code keeps its traceback
@@ -117,7 +120,7 @@ def load_dataset(
         raw = _follow(conventions, raw, known, name, spec, settings)
         name = _short_name(split_spec(known)[1]) or split_spec(known)[0]
     real = build_real_data(name, raw, device, who=spec)
-    real = whitened(real, cache) if zca else real
+    real = whitened(real, artifacts) if zca else real
     return replace(real, source=DataSource(spec, given, real.class_names))
 
 
@@ -174,13 +177,13 @@ def _short_name(argument: str) -> str:
     return local_path(argument).resolve().name if argument else ""
 
 
-def pixel_values(images: Tensor, data: DataSpec, cache: Path | None = None) -> Tensor:
+def pixel_values(images: Tensor, data: DataSpec, cache: Path | ArtifactStore | None = None) -> Tensor:
     """Maps images from model space to pixel values in the colours of the data set; whitening is undone.
 
     Args:
         images: Float, ``(N, C, H, W)``, model space, on the CPU.
         data: The spec of the data set.
-        cache: Folder of the whitening matrices, as for `load_dataset`.
+        cache: Keeps the whitening matrices, as for `load_dataset`.
 
     Returns:
         Float, ``(N, C, H, W)``, unclipped: 0 is black, 1 is white.
@@ -190,7 +193,7 @@ def pixel_values(images: Tensor, data: DataSpec, cache: Path | None = None) -> T
     """
     if not data.whitened:
         return data.denormalize(images)
-    whitening = find_whitening(data, _cache(cache))
+    whitening = find_whitening(data, data_artifacts(cache))
     if whitening is None:
         raise DataError(
             f"the images are whitened, and the matrix that gives their colours is not cached: it is computed from "
@@ -199,13 +202,16 @@ def pixel_values(images: Tensor, data: DataSpec, cache: Path | None = None) -> T
     return whitening.invert(images)
 
 
-def has_colours(data: DataSpec, cache: Path | None = None) -> bool:
+def has_colours(data: DataSpec, cache: Path | ArtifactStore | None = None) -> bool:
     """Whether `pixel_values` can be computed: always, unless a whitening matrix is needed that is not cached."""
-    return not data.whitened or find_whitening(data, _cache(cache)) is not None
+    return not data.whitened or find_whitening(data, data_artifacts(cache)) is not None
 
 
-def _cache(cache: Path | None) -> Path:
-    return local_path(cache or os.environ.get("DD_PLUGINS_CACHE") or HOME)
+def data_artifacts(cache: Path | ArtifactStore | None = None) -> ArtifactStore:
+    """The store of decoded images and whitening matrices, as `load_dataset` finds it."""
+    if isinstance(cache, ArtifactStore):
+        return cache
+    return FolderArtifacts(local_path(cache or os.environ.get("DD_PLUGINS_CACHE") or HOME))
 
 
 def split_spec(spec: str) -> tuple[str, str]:

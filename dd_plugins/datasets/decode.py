@@ -1,4 +1,4 @@
-"""Many encoded images to one uint8 tensor, with a cache of the result."""
+"""Many encoded images to one uint8 tensor, which is kept as an artifact."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, compress
 from math import prod
-from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -22,8 +20,9 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import ConfigError, DataError, Dataset, RawData, locked, sweep, write_atomically
+from dd_plugins.api import Artifact, ArtifactFiles, ArtifactStore, ConfigError, DataError, Dataset, RawData
 from dd_plugins.api.memory import require_memory
+from dd_plugins.api.progress import StartJob
 from dd_plugins.datasets.build import channel_statistics, hold_out
 from dd_plugins.datasets.images import EncodedImage, Header, decode_measured, read_header
 from dd_plugins.datasets.messages import first_items, first_of
@@ -73,7 +72,7 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What is kept in the cache.
+    """Images that are decoded.
 
     Attributes:
         images: uint8, ``(M, C, H, W)``: the images that could be used, training images first.
@@ -93,7 +92,7 @@ def decode_raw(
     train: EncodedSplit,
     test: EncodedSplit | None,
     class_names: Sequence[str],
-    cache: Path,
+    artifacts: ArtifactStore,
     config: ImageConfig,
     origin: str,
     notes: Sequence[str] = (),
@@ -104,7 +103,7 @@ def decode_raw(
         train: Encoded training images.
         test: Encoded test images; None to split them off the training images, class by class, with a fixed seed.
         class_names: One name per class.
-        cache: Folder for decoded copies.
+        artifacts: Keeps decoded copies.
         config: Size, mirroring, classes, and what to do with images that cannot be used.
         origin: Where the pixels came from, for tables.
         notes: What the reader has to say about the data.
@@ -130,7 +129,7 @@ def decode_raw(
         return chain.from_iterable(part.images() for part in parts)
 
     order = torch.cat([train_rows, test_rows])
-    decoded = decode_images(images, order, len(train_rows), cache, config)
+    decoded = decode_images(images, order, len(train_rows), artifacts, config)
     skipped = _locate(images, decoded.faults)
     if skipped:
         notes = [*notes, f"{len(skipped)} of {len(order)} images are left out: {first_of(skipped)}"]
@@ -214,44 +213,64 @@ def _class_number(class_names: Sequence[str], given: int | str) -> int:
     return list(class_names).index(found[0]) if len(found) == 1 else -1
 
 
-def decode_images(images: Images, order: Tensor, train_count: int, cache: Path, config: ImageConfig) -> Decoded:
-    """Decodes images to one tensor: grayscale if all of them are, else RGB.
-
-    The result is kept as ``cache/decoded/<hash of contents and settings>.npz``, since decoding takes long.
+class DecodedImages(Artifact[Decoded]):
+    """Images decoded to one tensor: grayscale if all of them are, else RGB.
 
     Args:
         images: Starts reading the images.
         order: int64, ``(N,)``: the rows in the order of the result.
         train_count: How many of the result are training images; their statistics are measured.
-        cache: Folder for decoded copies; a missing or damaged copy is made anew.
         config: Size, and what to do with images that cannot be used.
+    """
+
+    kind = "decoded"
+    title = "decoded images"
+
+    def __init__(self, images: Images, order: Tensor, train_count: int, config: ImageConfig) -> None:
+        self.images, self.order, self.train_count, self.config = images, order, train_count, config
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of contents and settings."""
+        return _digest(self.images, self.order, self.train_count, self.config.size)
+
+    def load(self, files: ArtifactFiles) -> Decoded | None:
+        """Reads them; None also if they are damaged, or have faults to report: decoding again is always right."""
+        name = f"{self.key}.npz"
+        return _read_cached(files, name, len(self.order), self.config) if files.exists(name) else None
+
+    def build(self, files: ArtifactFiles, job: StartJob) -> Decoded:
+        """Decodes all images, and leaves out or reports those that cannot be used."""
+        decoded = _decode_all(self.images, self.order, self.train_count, self.config)
+        try:
+            files.write(f"{self.key}.npz", partial(_write, decoded))
+        except OSError as error:
+            raise _cannot_be_kept(files, error) from None
+        return decoded
+
+
+def decode_images(
+    images: Images, order: Tensor, train_count: int, artifacts: ArtifactStore, config: ImageConfig
+) -> Decoded:
+    """Decodes images to one tensor, or reads the result, which is kept since decoding takes long.
 
     Raises:
-        DataError: If images cannot be used and shall not be skipped, listing them; if none is left; if the cache
-            cannot be written.
+        DataError: If images cannot be used and may not be skipped, listing them; if none is left; if the result cannot
+            be written.
     """
-    path = cache / "decoded" / f"{_digest(images, order, train_count, config.size)}.npz"
-    sweep(path.parent)
-    if (decoded := _read_cached(path, len(order), config)) is not None:
-        return decoded
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(path.with_suffix(".lock"), "decoded images"))
-        except OSError as error:
-            raise _cannot_be_kept(path, error) from None
-        if (decoded := _read_cached(path, len(order), config)) is not None:  # by the process that held the lock
-            return decoded
-        decoded = _decode_all(images, order, train_count, config)
-        try:
-            write_atomically(path, partial(_write, decoded))
-        except OSError as error:
-            raise _cannot_be_kept(path, error) from None
-    return decoded
+    artifact = DecodedImages(images, order, train_count, config)
+    try:
+        return artifacts.get(artifact)
+    except OSError as error:
+        files, where = artifacts.files(artifact), str(error.filename)
+        if not (files.place().startswith(where) or where.startswith(files.place())):
+            raise
+        raise _cannot_be_kept(files, error) from None  # of the lock
 
 
-def _cannot_be_kept(path: Path, error: OSError) -> DataError:
+def _cannot_be_kept(files: ArtifactFiles, error: OSError) -> DataError:
     hint = "DD_PLUGINS_CACHE can name another folder"
-    return DataError(f"{path}: decoded images cannot be kept there ({error}); {hint}")
+    return DataError(f"{files.place()}: decoded images cannot be kept there ({error}); {hint}")
 
 
 def _decode_all(images: Images, order: Tensor, train_count: int, config: ImageConfig) -> Decoded:
@@ -310,12 +329,10 @@ def _write(decoded: Decoded, file: BinaryIO) -> None:
     )
 
 
-def _read_cached(path: Path, total: int, config: ImageConfig) -> Decoded | None:
-    """The cached copy; None if it is missing, damaged, or has faults to report: decoding again is always right."""
-    if not path.is_file():
-        return None
+def _read_cached(files: ArtifactFiles, name: str, total: int, config: ImageConfig) -> Decoded | None:
+    """The copy that is kept; None if it is damaged, or has faults to report."""
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with files.binary(name) as raw, np.load(raw, allow_pickle=False) as file:
             images, statistics, rows, reasons = (file[name] for name in ("images", "statistics", "rows", "reasons"))
             largest = int(file["largest"])
     except Exception as error:  # numpy and zipfile raise anything on a damaged file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dd_plugins.api import Conventions, Dataset, RawData
+from dd_plugins.api import ArtifactStore, Conventions, Dataset, RawData
 from dd_plugins.datasets.build import hold_out
 from dd_plugins.seeds import make_generator, seed_for
 
@@ -23,12 +23,12 @@ class Digits(Dataset):
         """Mean and standard deviation are measured, and digits are not mirrored."""
         return Conventions(10, (1, 8, 8), mirror=False)
 
-    def read(self, root: Path, cache: Path) -> RawData:
-        """Reads the images out of scikit-learn; ``root`` and ``cache`` are not used.
+    def read(self, root: Path, artifacts: ArtifactStore) -> RawData:
+        """Reads the images out of scikit-learn; ``root`` and ``artifacts`` are not used.
 
         Args:
             root: Not used.
-            cache: Not used.
+            artifacts: Not used.
 
         Returns:
             uint8 images ``(N, 1, 8, 8)``, the 17 grey levels spread over 0 to 255, and int64 labels.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dd_plugins.api import DataError, Dataset, RawData
+from dd_plugins.api import ArtifactStore, DataError, Dataset, RawData
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.images import EncodedImage, read_file
 from dd_plugins.datasets.layout import VALIDATION_AS_TEST, local_path, split_folders, split_of
@@ -35,12 +35,12 @@ class ImageFolder(Dataset):
 
     config: Config
 
-    def read(self, root: Path, cache: Path) -> RawData:
+    def read(self, root: Path, artifacts: ArtifactStore) -> RawData:
         """Reads and decodes all images.
 
         Args:
             root: Not used; the path is the data set's argument.
-            cache: Folder for decoded copies.
+            artifacts: Keeps decoded copies.
 
         Returns:
             uint8 images ``(N, C, H, W)`` and int64 labels.
@@ -64,7 +64,7 @@ class ImageFolder(Dataset):
         test = read_classes(tests, class_names) if tests else None
         names = [shown(Path(name)) for name in class_names]
         notes = [VALIDATION_AS_TEST] if tests and "test" not in splits else []
-        return decode_raw(train, test, names, cache, self.config, "folder", notes)
+        return decode_raw(train, test, names, artifacts, self.config, "folder", notes)
 
 
 def _check_flat(folder: Path, names: list[str]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from dd_plugins.api import Conventions, DataError, Dataset, RawData, UsageError
+from dd_plugins.api import ArtifactStore, Conventions, DataError, Dataset, RawData, UsageError
 from dd_plugins.datasets.decode import ImageConfig, decode_raw
 from dd_plugins.datasets.folder import list_classes, read_classes
 
@@ -61,12 +61,12 @@ class ImageNetSubset(Dataset):
             return None
         return Conventions(len(classes), (3, size, size), MEAN, STD, self.config.mirror)
 
-    def read(self, root: Path, cache: Path) -> RawData:
+    def read(self, root: Path, artifacts: ArtifactStore) -> RawData:
         """Reads and decodes the images of the subset.
 
         Args:
             root: Folder under which data sets are kept.
-            cache: Folder for decoded copies.
+            artifacts: Keeps decoded copies.
 
         Returns:
             uint8 images ``(N, 3, size, size)`` and int64 labels.
@@ -88,4 +88,4 @@ class ImageNetSubset(Dataset):
             )
         names = [known[number] for number in SUBSETS[self.argument]]
         train, test = (read_classes(folder / part, names, others=True) for part in ("train", "val"))
-        return replace(decode_raw(train, test, names, cache, self.config, "folder"), mean=MEAN, std=STD)
+        return replace(decode_raw(train, test, names, artifacts, self.config, "folder"), mean=MEAN, std=STD)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from torch import Tensor
 
-from dd_plugins.api import ConfigError, DataError, Dataset, PluginConfig, RawData
+from dd_plugins.api import ArtifactStore, ConfigError, DataError, Dataset, PluginConfig, RawData
 from dd_plugins.api.reading import parse_json
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.images import LFS_POINTER, EncodedImage
@@ -54,12 +54,12 @@ class Parquet(Dataset):
 
     config: Config
 
-    def read(self, root: Path, cache: Path) -> RawData:
+    def read(self, root: Path, artifacts: ArtifactStore) -> RawData:
         """Reads and decodes all rows.
 
         Args:
             root: Not used; the path is the data set's argument.
-            cache: Folder for decoded copies.
+            artifacts: Keeps decoded copies.
 
         Returns:
             uint8 images ``(N, C, H, W)`` and int64 labels.
@@ -67,7 +67,7 @@ class Parquet(Dataset):
         Raises:
             DataError: If a file is missing or damaged, or images do not decode; names files and rows.
         """
-        return read_parquet(local_path(self.argument), cache, self.config, self.config)
+        return read_parquet(local_path(self.argument), artifacts, self.config, self.config)
 
 
 class _NoLabels(DataError):
@@ -85,7 +85,7 @@ class Shard(NamedTuple):
 
 
 def read_parquet(
-    folder: Path, cache: Path, config: ImageConfig | None = None, parquet: ParquetConfig | None = None
+    folder: Path, artifacts: ArtifactStore, config: ImageConfig | None = None, parquet: ParquetConfig | None = None
 ) -> RawData:
     """Reads a folder of parquet files.
 
@@ -94,7 +94,7 @@ def read_parquet(
 
     Args:
         folder: Holds the files, in a layout that `parquet_splits` knows.
-        cache: Folder for decoded copies.
+        artifacts: Keeps decoded copies.
         config: Size and mirroring; by default the images are taken as they are.
         parquet: Configuration and columns; by default they are found.
 
@@ -119,7 +119,7 @@ def read_parquet(
     encoded = None if test is None or classes.test is None else _split(test, classes.test)
     notes += classes.notes
     return decode_raw(
-        _split(train, classes.train), encoded, classes.names, cache, config or ImageConfig(), "parquet", notes
+        _split(train, classes.train), encoded, classes.names, artifacts, config or ImageConfig(), "parquet", notes
     )
 
 

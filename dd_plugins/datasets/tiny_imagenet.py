@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dd_plugins.api import Conventions, DataError, Dataset, RawData
+from dd_plugins.api import ArtifactStore, Conventions, DataError, Dataset, RawData
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.folder import list_classes, read_classes, split_of_files
 from dd_plugins.datasets.layout import VALIDATION_AS_TEST, parquet_files
@@ -38,12 +38,12 @@ class TinyImageNet(Dataset):
         size, classes = self.config.size or 64, self.config.classes
         return Conventions(len(classes) if classes else 200, (3, size, size), MEAN, STD, self.config.mirror)
 
-    def read(self, root: Path, cache: Path) -> RawData:
+    def read(self, root: Path, artifacts: ArtifactStore) -> RawData:
         """Reads and decodes all images.
 
         Args:
             root: Folder under which data sets are kept.
-            cache: Folder for decoded copies.
+            artifacts: Keeps decoded copies.
 
         Returns:
             uint8 images ``(N, 3, 64, 64)`` and int64 labels.
@@ -53,9 +53,9 @@ class TinyImageNet(Dataset):
         """
         folders = [root / "tiny-imagenet-200", root / "tiny-imagenet"]
         if parquet_files(folders[1]):
-            raw = read_parquet(folders[1], cache, self.config, self.config)
+            raw = read_parquet(folders[1], artifacts, self.config, self.config)
         elif archives := [folder for folder in folders if (folder / ANNOTATIONS).is_file()]:
-            raw = _read_archive(archives[0], cache, self.config)
+            raw = _read_archive(archives[0], artifacts, self.config)
         else:
             raise DataError(
                 f"tiny-imagenet: not found; put train*.parquet and valid*.parquet into {folders[1]}, "
@@ -65,10 +65,10 @@ class TinyImageNet(Dataset):
         return replace(raw, mean=MEAN, std=STD, notes=notes)
 
 
-def _read_archive(folder: Path, cache: Path, config: ImageConfig) -> RawData:
+def _read_archive(folder: Path, artifacts: ArtifactStore, config: ImageConfig) -> RawData:
     class_names = list_classes(folder / "train")
     train = read_classes(folder / "train", class_names)
-    return decode_raw(train, _read_validation(folder, class_names), class_names, cache, config, "folder")
+    return decode_raw(train, _read_validation(folder, class_names), class_names, artifacts, config, "folder")
 
 
 def _read_validation(folder: Path, class_names: list[str]) -> EncodedSplit:

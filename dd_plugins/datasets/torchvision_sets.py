@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dd_plugins.api import Conventions, DataError, Dataset, RawData, locked
+from dd_plugins.api import ArtifactStore, Conventions, DataError, Dataset, RawData, locked
 from dd_plugins.datasets.layout import parquet_files
 from dd_plugins.datasets.parquet import ParquetConfig, read_parquet
 from dd_plugins.errors import is_out_of_memory
@@ -53,12 +53,12 @@ class TorchvisionSet(Dataset):
         """Classes, image shape and the statistics that the literature uses."""
         return Conventions(self.num_classes, self.image_shape, self.mean, self.std, self.mirror)
 
-    def read(self, root: Path, cache: Path) -> RawData:
+    def read(self, root: Path, artifacts: ArtifactStore) -> RawData:
         """Reads the data set, and downloads it first if it is not under ``root``.
 
         Args:
             root: Folder under which data sets are kept.
-            cache: Folder for decoded copies of parquet files.
+            artifacts: Keeps decoded copies of parquet files.
 
         Returns:
             uint8 images ``(N, C, H, W)`` and int64 labels.
@@ -68,7 +68,7 @@ class TorchvisionSet(Dataset):
         """
         folder = root / self.name
         if parquet_files(folder):
-            raw = read_parquet(folder, cache, parquet=self.config)
+            raw = read_parquet(folder, artifacts, parquet=self.config)
             return replace(raw, mean=self.mean, std=self.std, mirror=self.mirror)
         try:
             with self._locked(root):

@@ -14,17 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import prod
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dd_plugins.api import DataError, DataSpec, RealData, SyntheticFileError, locked, read_tensors, write_tensors
+from dd_plugins.api import Artifact, ArtifactFiles, ArtifactStore, DataError, DataSpec, RealData
+from dd_plugins.api.progress import StartJob
 
 EPSILON = 0.1  # added to every eigenvalue
 MOST = 4096  # numbers in an image up to which its covariance is worth the memory
 CHUNK = 4096  # images whitened at once
-FILE = "zca-{}.safetensors"  # in the cache, by the fingerprint of the data set
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,53 @@ class Whitening:
         return (solved + self.mean).view(images.shape)
 
 
-def whitened(real: RealData, cache: Path) -> RealData:
+class WhiteningMatrix(Artifact[Whitening]):
+    """The whitening of the training images of a data set.
+
+    Args:
+        data: The spec of the data set before it is whitened.
+        real: The data set itself, which is needed to make it; None: it is only read.
+    """
+
+    kind = "zca"
+
+    def __init__(self, data: DataSpec, real: RealData | None = None) -> None:
+        self.data, self.real = data, real
+
+    @property
+    def key(self) -> str:
+        """By the fingerprint of the data set."""
+        return f"zca-{self.data.fingerprint}"
+
+    @property
+    def title(self) -> str:
+        """Of which data set."""
+        return f"the whitening matrix of {self.data.name}"
+
+    @property
+    def folder(self) -> str:
+        """The store itself."""
+        return "."
+
+    def load(self, files: ArtifactFiles) -> Whitening | None:
+        """Reads it; a damaged one is made again."""
+        return _read(files, f"{self.key}.safetensors", prod(self.data.image_shape))
+
+    def build(self, files: ArtifactFiles, job: StartJob) -> Whitening:
+        """Fits it to the training images."""
+        assert self.real is not None
+        found = _fit(self.real)
+        tensors = {"matrix": found.matrix.cpu(), "mean": found.mean.cpu()}
+        files.write_tensors(f"{self.key}.safetensors", tensors, {})
+        return found
+
+
+def whitened(real: RealData, artifacts: ArtifactStore) -> RealData:
     """The same data set in whitened space.
 
     Args:
         real: The data set.
-        cache: Folder for the whitening matrix, which takes a minute to find; safe to delete.
+        artifacts: Keeps the whitening matrix, which takes a minute to compute.
 
     Returns:
         A data set of another fingerprint, whose ``pixels`` are float, ``(all rows, C, H, W)``, in [0, 1].
@@ -65,7 +105,8 @@ def whitened(real: RealData, cache: Path) -> RealData:
     size = prod(real.spec.image_shape)
     if size > MOST:
         raise DataError(f"data.zca: images of {size} numbers are too large to whiten; at most {MOST} are possible")
-    whitening = _fitted(real, cache / FILE.format(real.spec.fingerprint))
+    found = artifacts.get(WhiteningMatrix(real.spec, real))
+    whitening = Whitening(found.matrix.to(real.device), found.mean.to(real.device))
     pixels = torch.empty(real.train.pixels.shape, dtype=torch.float32, device=real.device)
     for rows in torch.split(torch.arange(len(pixels)), CHUNK):
         pixels[rows] = whitening.apply(real.train.pixels[rows]).view(-1, *real.spec.image_shape)
@@ -83,16 +124,17 @@ def whitened(real: RealData, cache: Path) -> RealData:
     return replace(real, spec=spec, train=splits[0], validation=splits[1], test=splits[2])
 
 
-def find_whitening(data: DataSpec, cache: Path) -> Whitening | None:
-    """The whitening of a data set, from the cache; None if it is not there.
+def find_whitening(data: DataSpec, artifacts: ArtifactStore) -> Whitening | None:
+    """The whitening of a data set, if it exists.
 
     Args:
         data: The spec of the whitened data set.
-        cache: The folder that was given to `whitened`.
+        artifacts: The store that was given to `whitened`.
     """
-    for file in sorted(cache.glob(FILE.format("*"))):
-        if _fingerprint(file.stem.removeprefix("zca-")) == data.fingerprint:
-            return _read(file, prod(data.image_shape))
+    files = artifacts.files(WhiteningMatrix(data))
+    for name in sorted(files.names("zca-*.safetensors")):
+        if _fingerprint(name.removeprefix("zca-").removesuffix(".safetensors")) == data.fingerprint:
+            return _read(files, name, prod(data.image_shape))
     return None
 
 
@@ -101,26 +143,15 @@ def _fingerprint(fingerprint: str) -> str:
     return sha256(f"{fingerprint} zca {EPSILON}".encode()).hexdigest()[:16]
 
 
-def _read(file: Path, size: int) -> Whitening | None:
+def _read(files: ArtifactFiles, name: str, size: int) -> Whitening | None:
     """The whitening of images of ``size`` numbers; None if the file is missing or damaged."""
     try:
-        tensors, _ = read_tensors(file)
+        tensors, _ = files.read_tensors(name)
         found = Whitening(tensors["matrix"], tensors["mean"])
-    except (SyntheticFileError, KeyError):
+    except (DataError, KeyError):
         return None
     fits = found.matrix.shape == (size, size) and found.mean.shape == (1, size)
     return found if fits and found.matrix.dtype == found.mean.dtype == torch.float32 else None
-
-
-def _fitted(real: RealData, file: Path) -> Whitening:
-    """The whitening of the training images; a damaged copy in the cache is replaced."""
-    size = prod(real.spec.image_shape)
-    if (found := _read(file, size)) is None:
-        with locked(file.with_suffix(".lock"), f"the whitening matrix of {real.spec.name}"):
-            if (found := _read(file, size)) is None:
-                found = _fit(real)
-                write_tensors(file, {"matrix": found.matrix.cpu(), "mean": found.mean.cpu()}, {})
-    return Whitening(found.matrix.to(real.device), found.mean.to(real.device))
 
 
 def _fit(real: RealData) -> Whitening:

@@ -14,7 +14,7 @@ Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
@@ -26,10 +26,12 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from dd_plugins.api import (
+    Artifact,
     ConfigError,
     Context,
     DataError,
     DataSpec,
+    NeedsArtifacts,
     NeedsPrior,
     Network,
     Parameterization,
@@ -44,19 +46,21 @@ from dd_plugins.api import (
     UsageError,
     random_real_rows,
 )
+from dd_plugins.api.prior import LayeredGenerator, Styles, rows_at_once
 from dd_plugins.parameterizations.candidates import PIXELS, Candidates
 from dd_plugins.parameterizations.latents import Latents, diverged
-from dd_plugins.priors.base import LayeredGenerator, Styles, pixel_values, rows_at_once
+from dd_plugins.priors.base import pixel_values
 from dd_plugins.priors.centres import centres
-from dd_plugins.priors.distance import ClassRelevantDistance, check_judge, find_judge
-from dd_plugins.priors.find import VERSION, admit, find_prior
+from dd_plugins.priors.distance import ClassRelevantDistance, check_reference_network
+from dd_plugins.priors.find import VERSION, MeasuredGates, TrainedPrior, admit
+from dd_plugins.priors.reference import ReferenceClassifier
 from dd_plugins.priors.small import sides
-from dd_plugins.priors.store import load_prior, stored_sha256
+from dd_plugins.priors.store import StoredPrior, load_prior, stored_sha256
 from dd_plugins.priors.train import PriorRecipe
 from dd_plugins.seeds import make_generator
 
 
-class HPD(Staged, NeedsPrior, Parameterization["HPD.Config"]):
+class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
     """Progressive levels of a generator: styles and state are learned level by level, then the pixels."""
 
     api_version = 2
@@ -129,21 +133,37 @@ class HPD(Staged, NeedsPrior, Parameterization["HPD.Config"]):
             height, width = self.data.image_shape[1:]
             self._check_levels(2 * min(len(sides(height)), len(sides(width))))
         if self.config.select == "crfd":
-            check_judge(network, self.data)
+            check_reference_network(network, self.data)
+
+    def artifacts(self, real: RealData, context: Context) -> Iterator[Artifact[Any]]:
+        """The prior that a recipe trains, the gates of the prior, and the reference classifier of the candidates."""
+        config, network = self.config, (context.network, context.make_network)
+        trained = None if config.prior is not None else TrainedPrior(real, config.recipe, *network)
+        if trained is not None:
+            yield trained
+        if trained is None or context.artifacts.has(trained):
+            gates = MeasuredGates(self._load_prior(real, context), real, *network, config.allow_weak_prior)
+            if not config.allow_weak_prior or context.artifacts.has(gates):
+                yield gates
+        if config.select == "crfd":
+            yield ReferenceClassifier(real, *network)
+
+    def _load_prior(self, real: RealData, context: Context) -> StoredPrior:
+        """The prior that is named, or that a recipe trains."""
+        config = self.config
+        if config.prior is not None:
+            return load_prior(Path(config.prior), real.spec, config.prior_sha256 or None, config.classes)
+        trained = TrainedPrior(real, config.recipe, context.network, context.make_network)
+        return context.artifacts.get(trained, context.job)
 
     def prepare(self, real: RealData, context: Context) -> None:
         """Finds the prior, or trains it, and the reference classifier of the candidates."""
-        config = self.config
-        if config.prior is not None:
-            stored = load_prior(Path(config.prior), real.spec, config.prior_sha256 or None, config.classes)
-        elif context.cache is None:
-            raise UsageError("h-pd needs a folder for its prior, or parameterization.prior=FOLDER")
-        else:
-            stored = find_prior(context.cache, real, config.recipe, context.network, context.make_network, context.job)
+        config, network = self.config, (context.network, context.make_network)
+        stored = self._load_prior(real, context)
         found = stored.prior()
         if config.prior_sha256 not in ("", found.sha256):
             raise DataError(
-                f"{stored.path}: its sha256 is {found.sha256}, but {config.prior_sha256} was expected "
+                f"{stored.place}: its sha256 is {found.sha256}, but {config.prior_sha256} was expected "
                 f"(parameterization.prior_sha256)"
             )
         if not stored.generator.num_classes and config.init != "encode":
@@ -152,13 +172,14 @@ class HPD(Staged, NeedsPrior, Parameterization["HPD.Config"]):
                 f"'encode' begins with real images"
             )
         self._use(stored.generator)
-        admit(stored, real, context.network, context.make_network, config.allow_weak_prior, context.cache, context.job)
+        if not config.allow_weak_prior:
+            admit(stored, real, *network, context.artifacts, context.job)
         noted = {"prior_sha256": found.sha256, "prior_elements": found.elements, "prior_licence": found.licence}
         self.layout = replace(self.layout, config=config.model_copy(update=noted))  # the file says which prior it was
         self._prior_seconds = found.seconds
         if config.select == "crfd":
-            judge = find_judge(real, context.network, context.make_network, context.cache, context.job)
-            self._judge = ClassRelevantDistance(judge, real)
+            classifier = context.artifacts.get(ReferenceClassifier(real, *network), context.job)
+            self._judge = ClassRelevantDistance(classifier, real)
 
     @classmethod
     def external_fingerprints(cls, config: Config) -> Sequence[str]:

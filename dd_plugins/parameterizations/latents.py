@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dd_plugins.api import ConfigError, DivergedError
-from dd_plugins.priors.base import LayeredGenerator, Styles
+from dd_plugins.api import ConfigError, DivergedError, LayeredGenerator, Styles
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,15 @@ Deviations:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
 
 from dd_plugins.api import DataError, MissingExtraError
+from dd_plugins.api.prior import LayeredGenerator, Styles
 from dd_plugins.errors import is_out_of_memory
-from dd_plugins.priors.base import LayeredGenerator, Styles
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 NAME = "AutoencoderKL"
 
 
@@ -36,6 +35,12 @@ class AutoencoderKLDecoder(LayeredGenerator):
         DataError: If the folder holds no such model, or the images do not fit it.
         MissingExtraError: If diffusers is not installed.
     """
+
+    api_version = 2
+    check_settings = None
+    needs = "diffusers"
+    marker = "config.json"
+    weights_file = "diffusion_pytorch_model.safetensors"
 
     def __init__(self, folder: Path, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -65,6 +70,13 @@ class AutoencoderKLDecoder(LayeredGenerator):
             )
         self.latent = (self.model.config.latent_channels, height // halved, width // halved)
         self.num_stages = 2 + len(self.model.decoder.up_blocks)
+
+    @classmethod
+    def from_folder(cls, folder: Path, image_shape: tuple[int, int, int]) -> Self:
+        """Reads a folder of diffusers."""
+        if list(folder.glob("*.index.json")):
+            raise DataError(f"{folder}: weights in several files are not read, for one sha256 must stand for all")
+        return cls(folder, image_shape)
 
     def sample_styles(self, labels: Tensor, generator: Generator) -> Styles:
         """Noise of the latents' scale; what it decodes to shows nothing."""
@@ -96,8 +108,8 @@ class AutoencoderKLDecoder(LayeredGenerator):
     def to_pixels(self, state: Tensor) -> Tensor:
         """Norm, activation and last convolution; from about -1 to 1 to pixel values."""
         decoder = self.model.decoder
-        colours = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(state)))
-        pixels: Tensor = (colours + 1) / 2
+        colors = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(state)))
+        pixels: Tensor = (colors + 1) / 2
         return pixels
 
     def _styles(self, latent: Tensor) -> Styles:

@@ -7,7 +7,7 @@ import warnings
 import torch
 from scipy.cluster.vq import kmeans2
 
-from dd_plugins.priors.base import Styles
+from dd_plugins.api.prior import Styles
 
 
 def centres(styles: Styles, count: int, seed: int) -> Styles:

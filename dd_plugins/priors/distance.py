@@ -1,4 +1,4 @@
-"""How far synthetic images are from real ones where a trained classifier looks: no network is trained to find out.
+"""How far synthetic images are from real ones in the features of a trained classifier; no network is trained on them.
 
 Source:
     H-PD ("Hierarchical Features Matter", CVPR 2025, arXiv 2406.05704) chooses among candidates by a class-relevant
@@ -6,45 +6,18 @@ Source:
 Deviations:
     The paper's equation could not be read, and its released code compares features of untrained networks that differ
     between the two sides. This one is ours: features are the last maps of one classifier that is trained on real
-    images; each counts as much as the classifier's weight for the class says, in units of its spread within classes.
+    images; each is weighted by the classifier's weight for the class, in units of its deviation within classes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from dd_plugins.api import (
-    DataError,
-    DataSpec,
-    DivergedError,
-    IncompatibleError,
-    Network,
-    RealData,
-    SyntheticFileError,
-    read_tensors,
-    write_tensors,
-)
-from dd_plugins.api.progress import StartJob, silent_job
-from dd_plugins.errors import is_out_of_memory
-from dd_plugins.priors.gates import learned_nothing
-from dd_plugins.priors.store import one_at_a_time
-from dd_plugins.seeds import seed_for
-from dd_plugins.training import TrainConfig, accuracy, train_networks
+from dd_plugins.api import DataSpec, IncompatibleError, Network, RealData
 
-logger = logging.getLogger(__name__)
-FOLDER = "judges"
 CHUNK = 512
 EPSILON = 1e-6
-UPDATES = 600
-VERSION = 1  # part of a judge's name; to be raised with any change that moves its weights
 
 
 class ClassRelevantDistance:
@@ -52,7 +25,7 @@ class ClassRelevantDistance:
 
     ``A`` are the last maps of a frozen classifier, ``mu`` their means over all real images of the class, ``sigma`` the
     deviation of each channel within classes, and ``a_ce = |w_ce| / sum_e' |w_ce'|`` the classifier's weights.
-    :meth:`of_activations` is a variant, which sees where in an image its class is found, and nothing else.
+    :meth:`of_activations` is a variant that only sees where in an image its class is found.
 
     Args:
         network: A classifier, trained on real images: its logits are linear in the features that it embeds images in.
@@ -93,7 +66,7 @@ class ClassRelevantDistance:
     def of_activations(self, images: Tensor, labels: Tensor) -> float:
         """The variant on class activation maps: mean squared gap of ``relu(CAM) / max``, averaged over each class.
 
-        Where the last maps are of one pixel (8x8 images through three poolings) it tells only how many images are
+        Where the last maps are of one pixel (8x8 images through three poolings) it only shows how many images are
         found to be of their class at all.
 
         Args:
@@ -120,7 +93,7 @@ class ClassRelevantDistance:
         return maps
 
 
-def check_judge(network: Network, data: DataSpec) -> None:
+def check_reference_network(network: Network, data: DataSpec) -> None:
     """Raises an IncompatibleError if a network has no maps for the distance, or is not linear in them."""
     _head(network, data)
 
@@ -142,81 +115,3 @@ def _head(network: Network, data: DataSpec) -> Tensor:
         f"the distance needs a classifier that is linear in its last maps, but {type(network).__name__} has "
         f"{tuple(found[0].shape) if found else 'no'} weights for maps of {tuple(shape)}"
     )
-
-
-def find_judge(
-    real: RealData,
-    network: Mapping[str, Any],
-    make_network: Callable[[int], Network],
-    cache: Path | None,
-    job: StartJob = silent_job,
-) -> Network:
-    """The classifier that judges sets of a data set: trained once on its training split, then read.
-
-    Args:
-        real: The data set.
-        network: The classifier's name and settings, for its file's name.
-        make_network: From a seed to a fresh classifier.
-        cache: Folder that all runs share; None to keep nothing.
-        job: Shows the progress of a training.
-
-    Raises:
-        IncompatibleError: If the network has no maps for the distance, or is not linear in them.
-        DataError: If the file in the folder is damaged.
-    """
-    count = len(real.train)
-    recipe = TrainConfig(
-        epochs=max(1, UPDATES // -(-count // 256)), lr=0.02, schedule="cosine", augmentation="dsa", strategy="auto"
-    )
-    content = {
-        "version": VERSION,
-        "data": real.spec.fingerprint,
-        "network": dict(network),
-        "train": recipe.model_dump(mode="json"),
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
-    file = None if cache is None else cache / FOLDER / f"{real.spec.name}-{digest}.safetensors"
-    judge = make_network(seed_for("judge", 0))
-    check_judge(judge, real.spec)
-    if file is None:
-        _train(judge, recipe, real, job)
-        return judge
-    if not file.exists():
-        with one_at_a_time(file.with_suffix(".lock"), f"the classifier of {real.spec.name} for distances", job):
-            if not file.exists():
-                _train(judge, recipe, real, job)
-                reached = accuracy(judge, real.validation.images, real.validation.labels)
-                write_tensors(file, dict(judge.state_dict()), {"validation_accuracy": f"{reached:.4f}"})
-    try:
-        tensors, notes = read_tensors(file)
-        judge.load_state_dict(tensors)
-        reached = float(notes["validation_accuracy"])
-    except (SyntheticFileError, RuntimeError, KeyError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        why = " ".join(str(error).split())[:200]
-        raise DataError(f"{file} holds no classifier of this kind ({why}); remove it to train it again") from None
-    if learned_nothing(reached, 1 / real.spec.num_classes):
-        logger.warning("the classifier that judges candidates reaches %.3f only: it hardly tells them apart", reached)
-    return judge
-
-
-def _train(judge: Network, recipe: TrainConfig, real: RealData, job: StartJob) -> None:
-    """Trains the classifier in place.
-
-    Raises:
-        DivergedError: If its weights are NaN or infinite in the end.
-    """
-    train = real.train
-    with job("train the judge", recipe.epochs * -(-len(train) // recipe.batch_size)) as update:
-        train_networks(
-            [judge],
-            train.images,
-            train.labels,
-            recipe,
-            real.spec,
-            seeds=[seed_for("judge", 1)],
-            on_update=lambda done, total: update(done),
-        )
-    if any(not bool(value.isfinite().all()) for value in judge.state_dict().values()):
-        raise DivergedError("the classifier that judges candidates diverged; another network (network.*) may help")

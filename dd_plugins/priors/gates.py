@@ -1,7 +1,8 @@
 """What a prior must be able to do before anything is distilled through it; measured on the validation split.
 
-The gates find what pictures hide: a generator whose samples are of the right class (conditional accuracy) can still
-make one and the same image of each class (spread), or images that teach nothing (worth of its samples).
+The gates find what image grids hide: a generator whose samples are of the right class (conditional accuracy) may still
+make one and the same image of each class (intra-class diversity), or images that no classifier learns from
+(classification accuracy score).
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import torch
 from torch import Tensor
 
 from dd_plugins.api import DataError, Network, PluginConfig, RealData
-from dd_plugins.priors.base import LayeredGenerator, Styles, pixel_values, rows_at_once
+from dd_plugins.api.prior import LayeredGenerator, Styles, rows_at_once
+from dd_plugins.priors.base import pixel_values
 from dd_plugins.seeds import make_generator, seed_for
 from dd_plugins.training import TrainConfig, accuracy, train_networks
 
-SAMPLES = 100  # of each class, for accuracy and spread
-LEAST_ACCURACY, LEAST_WORTH = 0.8, 0.75  # of what real images reach
-SPREAD = (0.7, 1.3)  # of what real images have
+SAMPLES = 100  # of each class, for accuracy and diversity
+LEAST_ACCURACY, LEAST_SCORE = 0.8, 0.75  # of what real images reach
+DIVERSITY = (0.7, 1.3)  # of that of real images
+EARLIER_NAMES = {"spread": "intra_class_diversity", "worth": "classification_accuracy_score"}  # in files of release 1
 LEAST_STAGES, LEAST_SIZES = 4, 2
 UPDATES = 600  # of the classifiers
 ABOVE_GUESSING = 0.05  # of the way from guessing to all; a classifier below it has learned nothing
@@ -35,8 +38,9 @@ class Gates:
         accuracy: Share of its samples that a classifier, trained on real images, finds in their class.
         real_accuracy: That classifier's accuracy on validation images.
         guessing: The accuracy of guessing, one over the number of classes.
-        spread: Deviation of its samples within their class, over that of real images.
-        worth: Validation accuracy of a classifier that was trained on as many samples as there are real images.
+        intra_class_diversity: Standard deviation of its samples within their class, over that of real images.
+        classification_accuracy_score: Validation accuracy of a classifier that is trained on as many samples as there
+            are real images (Ravuri & Vinyals, NeurIPS 2019, arXiv 1905.10887).
         stages: How many stages it has.
         sizes: How many sizes its states have, counting height and width; one means that it never enlarges them.
     """
@@ -44,14 +48,14 @@ class Gates:
     accuracy: float
     real_accuracy: float
     guessing: float
-    spread: float
-    worth: float
+    intra_class_diversity: float
+    classification_accuracy_score: float
     stages: int
     sizes: int
 
     @classmethod
     def read(cls, figures: Mapping[str, Any]) -> Gates | None:
-        """From JSON; None if one is missing, because the file is older than that gate.
+        """From JSON, also with the names of release 1; None if one is missing: the file is older than that gate.
 
         Raises:
             ValueError: If they are no finite numbers.
@@ -60,11 +64,12 @@ class Gates:
             raise ValueError("gates are no figures by name")
         if not all(isinstance(figure, int | float) and isfinite(figure) for figure in figures.values()):
             raise ValueError("gates are no finite numbers")
+        named = {EARLIER_NAMES.get(name, name): figure for name, figure in figures.items()}
         names = [field.name for field in fields(cls)]
-        return None if set(names) - set(figures) else cls(*(figures[name] for name in names))
+        return None if set(names) - set(named) else cls(*(named[name] for name in names))
 
     def failed(self) -> list[str]:
-        """What is not reached, in words with figures; empty if all is well."""
+        """The gates that it fails, with the figures; empty if it passes all."""
         found = []
         if learned_nothing(self.real_accuracy, self.guessing):
             found.append(
@@ -75,15 +80,28 @@ class Gates:
             found.append(
                 f"conditional accuracy {self.accuracy:.3f} is below {LEAST_ACCURACY} x {self.real_accuracy:.3f}"
             )
-        if not SPREAD[0] <= self.spread <= SPREAD[1]:
-            found.append(f"spread within classes {self.spread:.2f} is outside {SPREAD[0]} to {SPREAD[1]}")
-        if self.worth < LEAST_WORTH * self.real_accuracy:
-            found.append(f"worth of its samples {self.worth:.3f} is below {LEAST_WORTH} x {self.real_accuracy:.3f}")
+        if not DIVERSITY[0] <= self.intra_class_diversity <= DIVERSITY[1]:
+            found.append(
+                f"intra-class diversity {self.intra_class_diversity:.2f} is outside {DIVERSITY[0]} to {DIVERSITY[1]}"
+            )
+        if self.classification_accuracy_score < LEAST_SCORE * self.real_accuracy:
+            found.append(
+                f"classification accuracy score {self.classification_accuracy_score:.3f} is below {LEAST_SCORE} x "
+                f"{self.real_accuracy:.3f}"
+            )
         if self.stages < LEAST_STAGES:
             found.append(f"{self.stages} stages are fewer than {LEAST_STAGES}")
         if self.sizes < LEAST_SIZES:
             found.append("all its states are of one size")
         return found
+
+    def describe(self) -> str:
+        """The figures in one line."""
+        return (
+            f"conditional accuracy {self.accuracy:.3f} (real images {self.real_accuracy:.3f}), intra-class diversity "
+            f"{self.intra_class_diversity:.2f} of real images, classification accuracy score "
+            f"{self.classification_accuracy_score:.3f}"
+        )
 
     def to_dict(self) -> dict[str, float]:
         """For JSON."""
@@ -112,25 +130,25 @@ def measure(
         train: How classifiers are trained; by default 600 updates without augmentation.
 
     Raises:
-        DataError: If the training images of a class do not differ, so that no spread can be compared with theirs.
+        DataError: If the training images of a class do not differ, so that no diversity can be compared with theirs.
     """
-    spec, labels, of_real = real.spec, real.train.labels, spread_of_real(real)
+    spec, labels, of_real = real.spec, real.train.labels, diversity_of_real(real)
     generator = make_generator(seed_for("gates", seed))
     config = train if isinstance(train, TrainConfig) else _recipe(len(labels))
-    judge = make_network(seed)
-    train_networks([judge], real.train.images, labels, config, spec, seeds=[seed])
+    classifier = make_network(seed)
+    train_networks([classifier], real.train.images, labels, config, spec, seeds=[seed])
     validation = real.validation.images()
     wanted = torch.arange(spec.num_classes, device=labels.device).repeat_interleave(SAMPLES)
     samples = sample(prior, real, wanted, generator)
     student = make_network(seed + 1)
-    taught = sample(prior, real, labels, generator)
-    train_networks([student], taught, labels, config, spec, seeds=[seed + 1])
+    lessons = sample(prior, real, labels, generator)
+    train_networks([student], lessons, labels, config, spec, seeds=[seed + 1])
     return Gates(
-        accuracy=accuracy(judge, samples, wanted),
-        real_accuracy=accuracy(judge, validation, real.validation.labels),
+        accuracy=accuracy(classifier, samples, wanted),
+        real_accuracy=accuracy(classifier, validation, real.validation.labels),
         guessing=1 / spec.num_classes,
-        spread=within_class(samples, wanted) / of_real,
-        worth=accuracy(student, validation, real.validation.labels),
+        intra_class_diversity=within_class(samples, wanted) / of_real,
+        classification_accuracy_score=accuracy(student, validation, real.validation.labels),
         stages=prior.num_stages,
         sizes=_sizes(prior, wanted[:1]),
     )
@@ -146,7 +164,7 @@ def _sizes(prior: LayeredGenerator, labels: Tensor) -> int:
 def sample(prior: LayeredGenerator, real: RealData, labels: Tensor, generator: torch.Generator) -> Tensor:
     """Random images of these classes, in model space: float, ``(N, C, H, W)``.
 
-    A prior that knows no classes shows what it can make of random training images of these classes.
+    A prior that knows no classes reconstructs random training images of these classes.
     """
     chunks = torch.arange(len(labels), device=labels.device).split(rows_at_once(prior.image_shape))
     if prior.num_classes:
@@ -180,7 +198,7 @@ def within_class(images: Tensor, labels: Tensor) -> float:
     return _root_of_variances([images[labels == label] for label in labels.unique().tolist()])
 
 
-def spread_of_real(real: RealData) -> float:
+def diversity_of_real(real: RealData) -> float:
     """The same of the training images, one class at a time.
 
     Raises:

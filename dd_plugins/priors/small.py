@@ -6,13 +6,19 @@ then a scale and a shift that an affine map makes of the stage's style.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from dd_plugins.api import PluginConfig
-from dd_plugins.priors.base import LayeredGenerator, Styles
+from dd_plugins.api import PluginConfig, RealData
+from dd_plugins.api.prior import Styles
+from dd_plugins.priors.base import TrainablePrior
+
+if TYPE_CHECKING:
+    from dd_plugins.priors.train import PriorRecipe, Trainer
 
 SLOPE = 0.2  # of the leaky ReLUs
 EPSILON = 1e-5
@@ -56,8 +62,13 @@ class Block(nn.Module):
         return self.conv(functional.leaky_relu(normal * (1 + scale) + shift, SLOPE))
 
 
-class SmallGenerator(LayeredGenerator):
+class SmallGenerator(TrainablePrior):
     """Mapping network, a learned start, two modulated blocks for every size of the maps, and an output convolution."""
+
+    api_version = 2
+
+    class Config(SmallConfig):
+        """Sizes of the small generator."""
 
     def __init__(self, config: SmallConfig) -> None:
         super().__init__()
@@ -79,6 +90,13 @@ class SmallGenerator(LayeredGenerator):
         self.blocks = nn.ModuleList(Block(config.width, config.width, config.style, size) for size in enlarged)
         self.num_stages = len(self.blocks)
         self.output = nn.Conv2d(config.width, channels, 3, padding=1)
+
+    @classmethod
+    def trainer(cls, recipe: PriorRecipe, real: RealData) -> Trainer:
+        """A conditional GAN."""
+        from dd_plugins.priors.train import GanTrainer  # which imports this module
+
+        return GanTrainer(recipe, real)
 
     def styles_of(self, noise: Tensor, labels: Tensor) -> Styles:
         """The styles of given noise: one for all stages at first; float ``(N, style)`` each."""

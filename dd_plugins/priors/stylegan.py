@@ -5,7 +5,7 @@ Source:
     filtered nonlinearities); Sauer et al., "StyleGAN-XL", SIGGRAPH 2022, arXiv 2202.00273 (class embeddings, sizes).
 Deviations:
     Written from the papers' equations in plain torch, without custom kernels; float32 throughout. Scalars that cancel
-    in demodulation are left out. It was held to naive forms of its operations, but never to published weights.
+    in demodulation are left out. It is tested against naive forms of its operations, not with published weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from dd_plugins.api import PluginConfig
-from dd_plugins.priors.base import LayeredGenerator, Styles
+from dd_plugins.api.prior import LayeredGenerator, Styles
 
 EPSILON = 1e-8
 
@@ -52,10 +52,10 @@ class LayerConfig(PluginConfig):
     """One modulated convolution and its filtered nonlinearity."""
 
     up: int = Field(1, ge=1, le=64, description="factor of the upsampling")
-    down: int = Field(1, ge=1, le=64, description="factor of the downsampling behind the nonlinearity")
+    down: int = Field(1, ge=1, le=64, description="factor of the downsampling after the nonlinearity")
     padding: tuple[int, int, int, int] = Field((0, 0, 0, 0), description="left, right, top, bottom, when upsampled")
     kernel: int = Field(3, ge=1, le=15, description="side of the convolution")
-    torgb: bool = Field(False, description="whether it makes colours: no demodulation, no nonlinearity")
+    torgb: bool = Field(False, description="whether it makes colors: no demodulation, no nonlinearity")
     clamp: float | None = Field(256.0, gt=0, description="largest value")
     affine: DenseConfig = Field(DenseConfig(), description="from the style to the scales of the inputs")
 
@@ -78,6 +78,12 @@ class StyleGan(LayeredGenerator):
     There are K layers and K + 1 styles in the papers; here the first style, which makes state 0, and the one of the
     first layer stand side by side in the first of K tensors: float, ``(N, 2, d)``, ``(N, d)``, ...
     """
+
+    api_version = 2
+    check_settings = None
+
+    class Config(StyleGanConfig):
+        """Sizes and attributes of the network."""
 
     def __init__(self, config: StyleGanConfig) -> None:
         super().__init__()
@@ -175,9 +181,9 @@ def _upsample(maps: Tensor, taps: Tensor | None, factor: int, padding: tuple[int
     """Zeros between the samples, zeros around, a filter over both; brightness stays."""
     if factor > 1:
         count, channels, height, width = maps.shape
-        spread = maps.new_zeros(count, channels, height, factor, width, factor)
-        spread[:, :, :, 0, :, 0] = maps
-        maps = spread.reshape(count, channels, height * factor, width * factor)
+        zeros = maps.new_zeros(count, channels, height, factor, width, factor)
+        zeros[:, :, :, 0, :, 0] = maps
+        maps = zeros.reshape(count, channels, height * factor, width * factor)
     return _filter(functional.pad(maps, padding), taps) * factor**2
 
 

@@ -6,35 +6,35 @@ Source:
     Networks", CVPR 2019; Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020.
     Kingma & Welling, ICLR 2014 (the auto-encoder).
 Deviations:
-    Batches hold a few classes with several images each, and the deviation over the minibatch is taken class by class:
-    without it the images of a class become one image, which no accuracy of samples shows.
+    Batches hold a few classes with several images each, and the deviation over the minibatch is computed class by
+    class: without it the images of a class collapse to one image, which the accuracy of samples does not show.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dd_plugins.api import DivergedError, PluginConfig, RealData
+from dd_plugins import registry
+from dd_plugins.api import ConfigError, DivergedError, PluginConfig, RealData
 from dd_plugins.api.memory import require_memory, shapes_only, tensor_bytes
-from dd_plugins.priors.base import Styles, pixel_values
+from dd_plugins.api.prior import Styles
+from dd_plugins.priors.base import TrainablePrior, pixel_values
 from dd_plugins.priors.small import SLOPE, SmallConfig, SmallGenerator, sides
 from dd_plugins.seeds import make_generator, seed_for, seeded_layers
-
-Kind = Literal["gan", "vae"]
 
 
 class PriorRecipe(PluginConfig):
     """How a prior is trained."""
 
-    kind: Kind = Field("gan", description="adversarial, or as an auto-encoder")
+    kind: str = Field("gan", description="prior that is trained: gan (adversarial), vae (as an auto-encoder), a plugin")
     width: int = Field(32, ge=4, description="channels of the generator")
     noise: int = Field(32, ge=1, description="numbers that are drawn for an image")
     style: int = Field(64, ge=1, description="numbers of a style")
@@ -46,6 +46,25 @@ class PriorRecipe(PluginConfig):
     average: float = Field(0.998, ge=0, lt=1, description="decay of the weights' moving average, which is exported")
     kl: float = Field(1e-3, ge=0, description="vae: weight of the divergence from N(0, 1)")
     seed: int = Field(0, ge=0, description="seed of weights and batches")
+
+    @field_validator("kind")
+    @classmethod
+    def _can_be_trained(cls, kind: str) -> str:
+        trainable_prior(kind)
+        return kind
+
+
+def trainable_prior(kind: str) -> type[TrainablePrior]:
+    """The prior of this name, which can be trained.
+
+    Raises:
+        UnknownPluginError: If there is none.
+        ConfigError: If it is only read.
+    """
+    found = registry.load("prior", kind)
+    if not issubclass(found, TrainablePrior):
+        raise ConfigError(f"parameterization.recipe.kind = {kind!r}: this prior cannot be trained here")
+    return found
 
 
 class Trainer(ABC):
@@ -109,7 +128,7 @@ class Trainer(ABC):
         """
 
     def run(self, on_step: Callable[[int], None] = lambda done: None) -> None:
-        """Takes all updates that are left, and says behind each how many are done.
+        """Makes all updates that are left, and reports after each how many are done.
 
         Raises:
             DivergedError: If a loss is NaN or infinite.
@@ -119,7 +138,7 @@ class Trainer(ABC):
             loss = self.update(images, labels)
             self.step += 1
             if (self.step % 10 == 0 or self.step == self.recipe.steps) and not bool(torch.isfinite(loss)):
-                raise DivergedError(f"NaN or infinite loss of the prior behind update {self.step}")
+                raise DivergedError(f"NaN or infinite loss of the prior after update {self.step}")
             self._average()
             on_step(self.step)
 
@@ -137,7 +156,7 @@ class Trainer(ABC):
         return {**state, "generator": self.generator.get_state(), "step": torch.tensor(self.step)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what :meth:`state_dict` returned."""
+        """Restores what :meth:`state_dict` returned."""
         self.networks.load_state_dict(_under("networks.", state))
         self.exported.load_state_dict(_under("exported.", state))
         for name, optimizer in self.optimizers.items():
@@ -158,7 +177,7 @@ class Trainer(ABC):
 
     @torch.no_grad()
     def _average(self) -> None:
-        """One step of the average; a young one forgets faster, or a short training would export its random start."""
+        """One step of the average; early on it decays faster, or a short training would export its random start."""
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         for kept, fresh in zip(self.exported.parameters(), self.model.parameters(), strict=True):
             kept.lerp_(fresh, 1 - decay)
@@ -182,8 +201,8 @@ class GanTrainer(Trainer):
         discriminator, model, twice = self.networks["discriminator"], self.model, torch.cat([labels, labels])
         with torch.no_grad():
             fake = model(model.styles_of(self.draw_noise(len(labels)), labels))
-        judged_real, judged_fake = discriminator(self._augment(torch.cat([images, fake])), twice).chunk(2)
-        hinge = functional.relu(1 - judged_real).mean() + functional.relu(1 + judged_fake).mean()
+        of_real, of_fake = discriminator(self._augment(torch.cat([images, fake])), twice).chunk(2)
+        hinge = functional.relu(1 - of_real).mean() + functional.relu(1 + of_fake).mean()
         self._apply("discriminator", hinge)
         noise = self.draw_noise(len(twice))
         made = model(model.styles_of(noise, twice))
@@ -237,16 +256,21 @@ class Discriminator(nn.Module):
         """How real the images (float, ``(N, C, H, W)``, classes in blocks) look: float, ``(N,)``."""
         maps = self.body(images)
         blocks = maps.view(-1, self.per_class, *maps.shape[1:])
-        spread = blocks.var(1, unbiased=False).add(1e-8).sqrt().mean((1, 2, 3))
-        plane = spread.repeat_interleave(self.per_class).view(-1, 1, 1, 1).expand(-1, 1, *maps.shape[2:])
+        deviation = blocks.var(1, unbiased=False).add(1e-8).sqrt().mean((1, 2, 3))
+        plane = deviation.repeat_interleave(self.per_class).view(-1, 1, 1, 1).expand(-1, 1, *maps.shape[2:])
         summed = functional.leaky_relu(self.last(torch.cat([maps, plane], dim=1)), SLOPE).sum((2, 3))
         projected = (summed * self.classes(labels)).sum(1)
-        judged: Tensor = self.head(summed).squeeze(1) + projected
-        return judged
+        scores: Tensor = self.head(summed).squeeze(1) + projected
+        return scores
 
 
 class SmallAutoEncoder(SmallGenerator):
-    """The small generator with an encoder: real images can be where a distillation begins."""
+    """The small generator with an encoder: a distillation can begin with real images."""
+
+    api_version = 2
+
+    class Config(SmallConfig):
+        """Sizes of the small generator."""
 
     def __init__(self, config: SmallConfig) -> None:
         super().__init__(config)
@@ -260,8 +284,13 @@ class SmallAutoEncoder(SmallGenerator):
         self.encoder = nn.Sequential(*layers, nn.Flatten())
         self.moments = nn.Linear(config.width * self.first[0] * self.first[1] + config.noise, 2 * config.noise)
 
+    @classmethod
+    def trainer(cls, recipe: PriorRecipe, real: RealData) -> Trainer:
+        """A conditional auto-encoder."""
+        return VaeTrainer(recipe, real)
+
     def encoded(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the variance of the noise behind images: float, ``(N, noise)`` each."""
+        """Mean and logarithm of the variance of the noise that encodes images: float, ``(N, noise)`` each."""
         found = self.moments(torch.cat([self.encoder(images), self.classes(labels)], dim=1))
         mean, log_variance = found.chunk(2, dim=1)
         return mean, log_variance
@@ -300,10 +329,6 @@ class VaeTrainer(Trainer):
         loss.backward()
         self.optimizers["generator"].step()
         return loss.detach()
-
-
-TRAINERS: dict[str, type[Trainer]] = {"gan": GanTrainer, "vae": VaeTrainer}
-GENERATORS: dict[str, type[SmallGenerator]] = {"gan": SmallGenerator, "vae": SmallAutoEncoder}
 
 
 def _under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:

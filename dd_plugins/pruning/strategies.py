@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -13,18 +12,18 @@ from torch import Generator, Tensor
 
 from dd_plugins import registry
 from dd_plugins.api import (
+    Artifact,
+    ArtifactFiles,
     Context,
+    DataError,
     DDPluginsError,
     PluginConfig,
     PruningStrategy,
-    SyntheticFileError,
     SyntheticSet,
     UsageError,
-    locked,
     parse_config,
-    read_tensors,
-    write_tensors,
 )
+from dd_plugins.api.progress import StartJob
 from dd_plugins.api.pruning import Score
 from dd_plugins.augmentation import Augmentation
 from dd_plugins.dynamics import observe_training
@@ -107,20 +106,16 @@ class ScoreAndSelect(PruningStrategy):
             return score.compute()
         born = [context.draw_seed() for _ in range(config.networks)]
         seeds = [context.draw_seed() for _ in born]
-        file, shared = _file(context, images, config.recipe(), [*born, *seeds]), _shared_scores()
-        name = str(config.score)
-        if file is None or name not in shared:
+        shared, name = _shared_scores(), str(config.score)
+        stored = ScoresOfTraining(
+            name,
+            _digest(context, images, config.recipe(), [*born, *seeds]),
+            lambda: self._observed(shared, images, context, born, seeds),
+        )
+        own = name not in shared or score.epochs is not None  # its training gives no other score
+        if own and (name not in shared or not context.artifacts.has(stored)):
             return self._observed({name: score}, images, context, born, seeds)[name].cpu()
-        if name in (known := _read(file)):
-            return known[name]
-        if score.epochs is not None:  # its training ends too early for other scores
-            return self._observed({name: score}, images, context, born, seeds)[name].cpu()
-        with locked(file.with_suffix(".lock"), "the scores of the images to prune"):
-            if name not in (known := _read(file)):
-                found = self._observed(shared, images, context, born, seeds)
-                known = {each: values.cpu() for each, values in found.items()}
-                write_tensors(file, known, {})
-        return known[name]
+        return context.artifacts.get(stored, context.job)[name]
 
     def _observed(
         self, scores: Mapping[str, Score], images: SyntheticSet, context: Context, born: list[int], seeds: list[int]
@@ -246,19 +241,41 @@ def _shared_scores() -> dict[str, Score]:
     return {name: registry.create("score", name) for name in own if registry.load("score", name).from_logits}
 
 
-def _file(context: Context, images: SyntheticSet, recipe: TrainConfig, seeds: list[int]) -> Path | None:
-    """Where the scores of this training of these networks on these images are stored; None if there is no folder."""
-    if context.cache is None:
-        return None
+class ScoresOfTraining(Artifact[dict[str, Tensor]]):
+    """All scores of images that the logits of one training decide.
+
+    Args:
+        score: The score that is needed.
+        key: The hash of all that decides the training.
+        train: Trains, and returns the scores by their names: float64, ``(N,)`` each.
+    """
+
+    kind = "watched"
+    key = ""
+    title = "the scores of the images to prune"
+
+    def __init__(self, score: str, key: str, train: Callable[[], dict[str, Tensor]]) -> None:
+        self.score, self.key, self.train = score, key, train
+
+    def load(self, files: ArtifactFiles) -> dict[str, Tensor] | None:
+        """Reads them; damaged ones are computed again."""
+        name = f"{self.key}.safetensors"
+        try:
+            found = files.read_tensors(name)[0] if files.exists(name) else {}
+        except DataError:
+            return None
+        return found if self.score in found else None
+
+    def build(self, files: ArtifactFiles, job: StartJob) -> dict[str, Tensor]:
+        """Trains."""
+        found = {name: score.cpu() for name, score in self.train().items()}
+        files.write_tensors(f"{self.key}.safetensors", found, {})
+        return found
+
+
+def _digest(context: Context, images: SyntheticSet, recipe: TrainConfig, seeds: list[int]) -> str:
+    """The hash of all that decides a training of these networks on these images."""
     content = [dict(context.network), recipe.model_dump(mode="json"), seeds, images.targets.tolist()]
     digest = sha256(json.dumps(content, sort_keys=True).encode())
     digest.update(images.images.detach().cpu().contiguous().numpy().tobytes())
-    return context.cache / "watched" / f"{digest.hexdigest()[:16]}.safetensors"
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    """The stored scores; none if there is no file, or a damaged one."""
-    try:
-        return read_tensors(file)[0] if file.exists() else {}
-    except SyntheticFileError:
-        return {}
+    return digest.hexdigest()[:16]

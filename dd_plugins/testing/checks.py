@@ -26,6 +26,7 @@ CHECKS = {
     "selector": "dd_plugins.testing.selector",
     "dataset": "dd_plugins.testing.dataset",
     "network": "dd_plugins.testing.network",
+    "prior": "dd_plugins.testing.prior",
     "benchmark": "dd_plugins.testing.benchmark",
     "format": "dd_plugins.testing.format",
     "method": "dd_plugins.testing.method",
@@ -229,7 +230,7 @@ def _subject(plugin: str | type[Any], kind: str | None, config: Mapping[str, Any
     else:
         loaded, spec = plugin, plugin.__name__
         kind = kind or _kind_of_class(plugin)
-    settings = {**getattr(loaded, "check_settings", {}), **(config or {})}
+    settings = {**(getattr(loaded, "check_settings", None) or {}), **(config or {})}
     parse_config(loaded.Config, settings, kind)  # a mistake in the settings is not the plugin's
     return Subject(kind, spec, loaded, settings, argument)
 

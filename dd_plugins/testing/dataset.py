@@ -8,7 +8,15 @@ from pathlib import Path
 
 import torch
 
-from dd_plugins.api import DataError, Dataset, RawData, temporary_folder
+from dd_plugins.api import (
+    ArtifactStore,
+    DataError,
+    Dataset,
+    FolderArtifacts,
+    MemoryArtifacts,
+    RawData,
+    temporary_folder,
+)
 from dd_plugins.datasets import HOME
 from dd_plugins.datasets.build import check_raw
 from dd_plugins.testing.checks import NotApplicable, Subject
@@ -36,7 +44,7 @@ def check_no_test_image_is_trained_on(subject: Subject) -> None:
 def check_reading_is_deterministic(subject: Subject) -> None:
     """Read twice, with the decoded copy and without, it is the same data, and global generators are left alone."""
     with global_generators_left_alone(f"{subject.name}.read"), temporary_folder() as cache:
-        found = [_read(subject, cache) for _ in range(2)]
+        found = [_read(subject, FolderArtifacts(cache)) for _ in range(2)]
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         one, other = (getattr(raw, name) for raw in found)
         assert torch.equal(one, other), f"{subject.name}: other {name} the second time"
@@ -52,16 +60,15 @@ CHECKS: list[Callable[[Subject], None]] = [
 ]
 
 
-def _read(subject: Subject, cache: Path | None = None) -> RawData:
+def _read(subject: Subject, artifacts: ArtifactStore | None = None) -> RawData:
     argument = subject.argument
     if subject.plugin.takes_argument and not argument:
         raise NotApplicable(f"it needs an argument: check {subject.spec}:PATH")
     plugin: Dataset = subject.plugin(argument, subject.config)
     root = Path(os.environ.get("DD_PLUGINS_DATA") or HOME / "data").expanduser()
-    with temporary_folder() as own:
-        try:
-            return plugin.read(root, cache or own)
-        except DataError as error:
-            if argument:  # its place was given: then it has to be read
-                raise
-            raise NotApplicable(f"its files are not there: {error}") from None
+    try:
+        return plugin.read(root, artifacts or MemoryArtifacts())
+    except DataError as error:
+        if argument:  # its place was given: then it has to be read
+            raise
+        raise NotApplicable(f"its files are not there: {error}") from None

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dd_plugins.api import Context, Network, RawData, RealData, temporary_folder
+from dd_plugins.api import ArtifactStore, Context, MemoryArtifacts, Network, RawData, RealData
 from dd_plugins.datasets import build_real_data
 from dd_plugins.networks import build_network
 from dd_plugins.seeds import make_generator
@@ -51,24 +49,22 @@ def small_network(real: RealData, seed: int) -> Network:
 
 
 def context_for(real: RealData, seed: int = 0, groups: Tensor | None = None) -> Context:
-    """What a plugin is given to work with; its folder lasts as long as the process."""
+    """What a plugin is given to work with; its artifacts are shared by the checks of a process."""
     dtype = real.train.images(torch.arange(1)).dtype
     return Context(
         lambda seed: small_network(real, seed).to(dtype),
         make_generator(seed),
         STEPS,
         torch.device("cpu"),
-        cache=_folder(),
+        artifacts=_artifacts(),
         groups=groups,
         network={"name": "convnet", "width": 4, "depth": 2},
     )
 
 
 @cache
-def _folder() -> Path:
-    held = ExitStack()
-    atexit.register(held.close)
-    return held.enter_context(temporary_folder())
+def _artifacts() -> ArtifactStore:
+    return MemoryArtifacts()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Trajectory matching: training on the synthetic images shall lead where experts were led by real ones.
+"""Trajectory matching: training on the synthetic images has to reach the weights that experts reach on real ones.
 
 Source:
     Cazenavette et al., CVPR 2022, arXiv 2203.11932, Eq. 2 and Algorithm 1, and its released code.
@@ -14,7 +14,7 @@ class, and images of small classes are not repeated.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any, ClassVar, Literal
 
@@ -23,20 +23,21 @@ from pydantic import Field
 from torch import Tensor
 
 from dd_plugins.api import (
+    Artifact,
     Context,
     DataSpec,
     DivergedError,
     Match,
     MatchingObjective,
+    NeedsArtifacts,
     PluginConfig,
     RealData,
     UsageError,
 )
 from dd_plugins.augmentation import Augmentation, default_strategy
-from dd_plugins.trajectories.experts import MAX_EXPERTS, ExpertRecipe, ExpertStore
+from dd_plugins.trajectories.experts import MAX_EXPERTS, ExpertRecipe, ExpertTrajectories
 from dd_plugins.trajectories.unroll import Batch, FlatNetwork, pull_back, train_on
 
-FOLDER = "experts"  # within the cache
 LATEST = 3  # learned learning rates that a diagnosis names
 FAR = 10  # a rate that changed by more than this factor is what made a run diverge
 
@@ -45,7 +46,7 @@ class TrajectoryMatchingConfig(PluginConfig):
     """Settings of trajectory matching."""
 
     syn_steps: int = Field(50, ge=1, description="SGD steps on synthetic images, T")
-    expert_epochs: int = Field(2, ge=1, description="epochs of the expert that they shall replace, M")
+    expert_epochs: int = Field(2, ge=1, description="epochs of the expert that they replace, M")
     max_start_epoch: int = Field(2, ge=1, description="the start is drawn from the epochs before this one")
     batch_syn: int | None = Field(None, ge=1, description="synthetic images a step; None: all")
     start_lr: float = Field(0.01, gt=0, description="learning rate of the SGD steps before it is learned")
@@ -71,11 +72,11 @@ class TrajectoryMatchingConfig(PluginConfig):
         )
 
 
-class TrajectoryMatching(MatchingObjective):
+class TrajectoryMatching(MatchingObjective, NeedsArtifacts):
     """``|| theta_T - theta*_{t+M} ||^2 / || theta*_t - theta*_{t+M} ||^2``.
 
     Attributes:
-        lr: The learning rate of the SGD steps, learned along the way.
+        lr: The learning rate of the SGD steps, learned during the run.
     """
 
     check_settings: ClassVar[Mapping[str, Any]] = {
@@ -93,7 +94,7 @@ class TrajectoryMatching(MatchingObjective):
         last = self.config.max_start_epoch - 1 + self.config.expert_epochs
         if last > self.config.training_epochs:
             raise UsageError(
-                f"objective.max_start_epoch - 1 + expert_epochs = {last} is behind the last of "
+                f"objective.max_start_epoch - 1 + expert_epochs = {last} is after the last of "
                 f"objective.training_epochs = {self.config.training_epochs}"
             )
         strategy = default_strategy(data) if self.config.strategy == "auto" else self.config.strategy
@@ -101,20 +102,22 @@ class TrajectoryMatching(MatchingObjective):
         if self.config.gradient == "tesla":
             self.inexact = "TESLA leaves out that an image changes the gradients of later steps"
         self.lr, self.lr_velocity = self.config.start_lr, 0.0
-        self._latest: deque[float] = deque(maxlen=LATEST)  # learned rates of this session, for a diagnosis alone
+        self._latest: deque[float] = deque(maxlen=LATEST)  # learned rates of this session, for a diagnosis
+
+    def artifacts(self, real: RealData, context: Context) -> Iterator[Artifact[Any]]:
+        """The experts, which all runs share that need the same ones."""
+        yield self._trajectories(real, context, sum(p.numel() for p in context.make_network(0).parameters()))
+
+    def _trajectories(self, real: RealData, context: Context, size: int) -> ExpertTrajectories:
+        recipe = self.config.recipe(context.network)
+        return ExpertTrajectories(real, recipe, context.make_network, self.config.experts, size)
 
     def prepare(self, real: RealData, targets: Tensor, context: Context) -> None:
-        """Trains the experts that are missing; they are shared by all runs that need the same ones."""
+        """Trains the experts that are missing."""
         super().prepare(real, targets, context)
-        if context.cache is None:
-            raise UsageError("trajectory matching needs a folder for its experts")
-        recipe = self.config.recipe(context.network)
-        self.store = ExpertStore(context.cache / FOLDER, real, recipe, context.make_network)
         self.network = FlatNetwork(context.make_network(0).train())
-        missing = len(self.store.missing(self.config.experts, sum(self.network.sizes)))
-        if missing:
-            with context.job("train experts", missing * recipe.epochs) as update:
-                self.store.train(self.config.experts, on_epoch=update)
+        trajectories = self._trajectories(real, context, sum(self.network.sizes))
+        self.experts = context.artifacts.get(trajectories, context.job)
 
     def working_bytes(self, network_bytes: int) -> int:
         """The weights after every step."""
@@ -159,7 +162,7 @@ class TrajectoryMatching(MatchingObjective):
         return {"lr": lr, "generator": self.context.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what :meth:`state_dict` returned."""
+        """Restores what :meth:`state_dict` returned."""
         self.lr, self.lr_velocity = state["lr"].tolist()
         self.context.generator.set_state(state["generator"])
 
@@ -167,7 +170,7 @@ class TrajectoryMatching(MatchingObjective):
         generator = self.context.generator
         number = int(torch.randint(self.config.experts, (), generator=generator))
         epoch = int(torch.randint(self.config.max_start_epoch, (), generator=generator))
-        return self.store.pair(number, epoch, epoch + self.config.expert_epochs)
+        return self.experts.pair(number, epoch, epoch + self.config.expert_epochs)
 
     def _rows(self, count: int) -> list[Tensor]:
         """Which images each step sees: a fresh order of all of them whenever the last one is used up.
