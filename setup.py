@@ -112,7 +112,15 @@ EINOPS = ["einops>=0.6"]  # what the networks of DC-BENCH's checkout import
 DIFFUSERS = ["diffusers>=0.30"]
 # It pins numpy below 2, which pyarrow from 24 on does not take.
 DDRANKING = ["ddranking==0.2.0", "pyarrow<24"]
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "aum>=1.0.2", *DIFFUSERS]
+TEST = [
+    "pytest>=8",
+    "nbclient>=0.10",
+    "ipykernel>=6",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "aum>=1.0.2",
+    *DIFFUSERS,
+]
 LINT = ["ruff>=0.9", "mypy>=1.13", "import-linter>=2.1", "types-PyYAML", "types-psutil", "pytest>=8"]
 
 setup(

@@ -119,6 +119,10 @@ class DivergedError(DDPluginsError):
     """A loss, a gradient or an image became NaN or infinite."""
 
 
+class Stopped(DDPluginsError):
+    """A callback asked to stop; what was done so far is kept where the caller keeps checkpoints."""
+
+
 class PluginContractError(DDPluginsError):
     """A plugin's own code returned something that its contract forbids."""
 

@@ -93,16 +93,15 @@ def take_steps(side, method, options, pipe):
         keep_freed_memory()  # before torch is there, hence the imports down here
     import torch
     from naive import match
-    from rich.console import Console
 
     from benchmark_adapters.runs.compare import split_assignments
     from benchmark_adapters.runs.parts import Options, load_real
-    from benchmark_adapters.runs.pipeline import start_condensation
-    from benchmark_adapters.runs.progress import Reporter
-    from benchmark_adapters.runs.store import RunFolder
     from benchmark_adapters.runs.system import choose_device
     from dd_plugins.api import Match
+    from dd_plugins.engine.callbacks import Callback
     from dd_plugins.engine.config import resolve
+    from dd_plugins.engine.distillation import start
+    from dd_plugins.engine.parts import build_parts
     from dd_plugins.execution import Execution
 
     flags = {"method": method, "dataset": options.dataset, "ipc": options.ipc}
@@ -112,7 +111,7 @@ def take_steps(side, method, options, pipe):
         where = Options(Path(folder), choose_device(options.device), options.data_root)
         real = load_real(config, where)
         with Execution().for_data(real.spec).scope():
-            run = start_condensation(config, real, where, Reporter(Console(quiet=True)), RunFolder(Path(folder)), side)
+            run = start(build_parts(config, real), where.runtime(Callback()))
             objective = run.objective
             if side != "ours":
                 objective.match = lambda images, targets, step: Match(*match(objective, images, targets, step))

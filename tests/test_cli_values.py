@@ -7,7 +7,8 @@ from tiny_runs import command
 
 from benchmark_adapters.cli.main import app
 from dd_plugins.api import ConfigError
-from dd_plugins.engine.config import flatten, resolve
+from dd_plugins.engine.config import resolve
+from dd_plugins.engine.keys import flatten
 
 COMMANDS = typer.main.get_command(app).commands
 OPTIONS = [

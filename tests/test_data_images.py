@@ -206,8 +206,8 @@ def test_statistics_are_cached_and_a_damaged_cache_is_made_anew(tmp_path, monkey
     np.testing.assert_allclose(first.spec.mean, pixels.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(first.spec.std, pixels.std((0, 2, 3)), rtol=1e-12)
     with monkeypatch.context() as patch:
-        for module in ("build", "decode"):
-            target = f"dd_plugins.datasets.{module}.channel_statistics"
+        for module in ("api.real_data", "datasets.decode"):
+            target = f"dd_plugins.{module}.channel_statistics"
             patch.setattr(target, lambda *_: pytest.fail("statistics were measured again"))
         assert load(f"folder:{folder}", tmp_path).spec == first.spec
     (cached,) = (tmp_path / "cache" / "decoded").glob("*.npz")

@@ -16,8 +16,8 @@ from PIL import Image
 
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, DataError, Dataset, RawData, Split, UnknownPluginError, UsageError
+from dd_plugins.api.real_data import channel_statistics, hold_out
 from dd_plugins.datasets import build_real_data, load_dataset
-from dd_plugins.datasets.build import channel_statistics, hold_out
 from dd_plugins.datasets.imagenet import SUBSETS
 from dd_plugins.seeds import make_generator
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from tiny_runs import command
 
 from benchmark_adapters import escape
+from benchmark_adapters.cli.progress import Reporter
 from benchmark_adapters.report import comparison
 from benchmark_adapters.report.summary import committed_records
 from benchmark_adapters.runs.pipeline import _LineFormatter
-from benchmark_adapters.runs.progress import Reporter
 from dd_plugins.errors import one_line
 
 NASTY = "a|b\n<b>c</b> [red]d[/red] :warning: \x1b[31me\x1b[0m $x_1^2$ \\textbf{f} & g % #~ `h` *i* [j](k) \r\t\u202el"
@@ -96,7 +96,7 @@ def test_matplotlib_draws_a_name_literally(text):
 
 
 def test_messages_and_logs_are_single_lines(capsys):
-    Reporter(Console(width=40)).say(f"{NASTY}\udcff")
+    Reporter(Console(width=40)).on_message(f"{NASTY}\udcff")
     assert capsys.readouterr().out == one_line(NASTY) + "\\udcff\n"
     record = logging.LogRecord("x", logging.INFO, "f", 1, "%s", ("a\nERROR forged",), None)
     assert _LineFormatter("%(message)s").format(record) == r"a\nERROR forged"

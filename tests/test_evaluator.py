@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmark_adapters.report.statistics import Estimate
 from dd_plugins.api import StorageLedger, SyntheticSet
 from dd_plugins.api.benchmark import Cell, ScoreContext
 from dd_plugins.datasets import load_dataset
 from dd_plugins.engine import evaluation
 from dd_plugins.engine.evaluation import evaluate
 from dd_plugins.engine.protocols import Protocol
+from dd_plugins.engine.score import Estimate
 
 CELL = Cell("digits", 1, "convnet")
 CPU = torch.device("cpu")

@@ -11,10 +11,10 @@ from made_up import Factory, Mirror, make_real
 from rich.console import Console
 from tiny_runs import PROTOCOL, run
 
+from benchmark_adapters.cli.progress import Reporter
 from benchmark_adapters.runs import pipeline
 from benchmark_adapters.runs.identity import compute_run_id
 from benchmark_adapters.runs.parts import Options
-from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.signals import Interrupted
 from dd_plugins.api import (
     ConfigError,

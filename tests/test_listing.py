@@ -12,7 +12,7 @@ from tiny_runs import command
 
 from benchmark_adapters.cli import described
 from dd_plugins import registry
-from dd_plugins.engine.config import flatten
+from dd_plugins.engine.keys import flatten
 from dd_plugins.engine.methods import load_method
 from dd_plugins.engine.protocols import load_protocol
 

@@ -23,7 +23,8 @@ from dd_plugins.engine import evaluation
 from dd_plugins.engine.condensation import build_optimizer
 from dd_plugins.engine.config import resolve
 from dd_plugins.engine.memory import estimate_memory
-from dd_plugins.engine.parts import build_container, network_factory
+from dd_plugins.engine.networks import NetworkFactory
+from dd_plugins.engine.parts import build_container
 from dd_plugins.engine.protocols import load_protocol
 from dd_plugins.errors import allocator_errors, is_out_of_memory
 from dd_plugins.execution import parallel_map
@@ -155,7 +156,7 @@ def test_the_estimate_is_what_the_tensors_take(container, optimizer):
     assert stored["container"] == 2 * phases["condensation"]["container"]
     assert stored["decoded images"] == 2 * made.decode().nbytes == 2 * phases["evaluation"]["decoded images"]
     assert phases["condensation"]["data"] == real.train.pixels.nbytes
-    network = network_factory(config, real, real.device)(0)
+    network = NetworkFactory.of(config.network, real)(0)
     weights = sum(p.nbytes for p in network.parameters())
     assert (
         phases["condensation"]["networks and real batches"]
@@ -353,8 +354,8 @@ def test_control_groups_of_both_versions(tmp_path):
 def test_comparisons_report_a_lack_of_memory_in_one_line(tmp_path, monkeypatch):
     from rich.console import Console
 
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.runs import compare as runner
-    from benchmark_adapters.runs.progress import Reporter
 
     def fail(*_):
         torch.empty(2**50)

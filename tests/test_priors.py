@@ -20,8 +20,7 @@ from made_up import Factory, Mirror, make_real
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from benchmark_adapters.runs.progress import Reporter
-from benchmark_adapters.runs.system import interruptible_jobs
+from benchmark_adapters.cli.progress import Reporter
 from dd_plugins.api import (
     DataError,
     FolderArtifacts,
@@ -576,9 +575,10 @@ def test_who_waits_for_a_prior_can_be_interrupted(tmp_path):
     real, recipe = make_real(), PriorRecipe(**TINY)
 
     def wait():
-        with interruptible_jobs(Reporter(Console(quiet=True))) as job:
+        reporter = Reporter(Console(quiet=True))
+        with reporter.stopping():
             threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
-            find_prior(tmp_path, real, recipe, NETWORK, Factory(real), job)
+            find_prior(tmp_path, real, recipe, NETWORK, Factory(real), reporter.stoppable_job)
 
     with locked(prior_folder(tmp_path, real, recipe) / ".lock"), pytest.raises(KeyboardInterrupt):
         wait()
@@ -702,10 +702,10 @@ def test_the_first_interrupt_ends_a_training_between_two_updates_and_loses_none(
 
     monkeypatch.setattr(TRAINERS[kind], "update", interrupted)
     reporter = Reporter(Console(quiet=True))
-    with pytest.raises(KeyboardInterrupt), interruptible_jobs(reporter) as job:
-        find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), job)
-    with interruptible_jobs(reporter) as job:
-        again = find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), job)
+    with pytest.raises(KeyboardInterrupt), reporter.stopping():
+        find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), reporter.stoppable_job)
+    with reporter.stopping():
+        again = find_prior(tmp_path / "two", real, recipe, NETWORK, Factory(real), reporter.stoppable_job)
     assert done == list(range(recipe.steps))
     assert torch.equal(weights(whole.generator), weights(again.generator))
 
@@ -723,7 +723,7 @@ def test_gates_that_cannot_be_measured_cost_no_training(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_that_no_job_heard_is_not_lost():
-    with pytest.raises(KeyboardInterrupt), interruptible_jobs(Reporter(Console(quiet=True))):
+    with pytest.raises(KeyboardInterrupt), Reporter(Console(quiet=True)).stopping():
         signal.raise_signal(signal.SIGINT)
 
 

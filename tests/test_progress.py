@@ -5,8 +5,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from benchmark_adapters.runs import progress
-from benchmark_adapters.runs.progress import Reporter
+from benchmark_adapters.cli import progress
+from benchmark_adapters.cli.progress import Reporter
 
 
 class Clock:
@@ -64,11 +64,11 @@ def test_feature_a_job_within_a_job_has_a_bar_of_its_own_while_it_lasts():
     out = StringIO()
     reporter = Reporter(Console(file=out, width=200, force_terminal=True))
     with reporter.job("condense", 2) as job:
-        with reporter.watch("train the pool of networks", 3) as update:
+        with reporter.stoppable_job("train the pool of networks", 3) as update:
             update(3)
-            names = [task.description for task in job.bar.tasks]
+            names = [task.description for task in reporter._bar.tasks]
         assert names == ["condense", "train the pool of networks"]
-        assert [task.description for task in job.bar.tasks] == ["condense"]
+        assert [task.description for task in reporter._bar.tasks] == ["condense"]
         job.update(1, "loss 1")
     with reporter.job("evaluate", 1) as job:  # the bar of the first job is gone
-        assert [task.description for task in job.bar.tasks] == ["evaluate"]
+        assert [task.description for task in reporter._bar.tasks] == ["evaluate"]

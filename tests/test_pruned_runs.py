@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import PROTOCOL, TINY, command, run
 
 from benchmark_adapters.runs.identity import compute_run_id
-from benchmark_adapters.runs.prune import choose
 from benchmark_adapters.runs.store import RunFolder
 from benchmark_adapters.runs.study import common, contenders
 from dd_plugins.api import UsageError
+from dd_plugins.engine import pruning
 from dd_plugins.engine.config import resolve
 from dd_plugins.engine.distilled import load_stored
+from dd_plugins.engine.pruning import choose
 
 PRUNE = ["pruning.networks=1", "pruning.epochs=2", "pruning_trials=1", "pruning.grid=[0, 0.5, 1]"]
 SMALL = [*TINY, *PRUNE]
@@ -70,15 +71,13 @@ def test_the_first_of_equals_is_chosen():
 
 def test_the_choice_never_sees_the_test_images(tmp_path, monkeypatch):
     seen = []
-    from benchmark_adapters.runs import prune
+    whole = pruning.evaluate
 
-    whole = prune.score_trials
-
-    def watched(part, protocol, *rest):
+    def recording(part, protocol, *rest):
         seen.append(protocol.split)
         return whole(part, protocol, *rest)
 
-    monkeypatch.setattr(prune, "score_trials", watched)
+    monkeypatch.setattr(pruning, "evaluate", recording)
     pruned(tmp_path)
     assert set(seen) == {"validation"}
 
@@ -113,20 +112,18 @@ def test_another_way_of_choosing_is_another_run_of_the_same_larger_set(tmp_path)
 
 
 def test_an_interrupted_choice_goes_on(tmp_path, monkeypatch):
-    from benchmark_adapters.runs import prune
-
-    whole, calls = prune.score_trials, []
+    whole, calls = pruning.evaluate, []
 
     def stopping(*arguments):
         if len(calls) == 1:
             raise KeyboardInterrupt
-        calls.append(arguments[3])
+        calls.append(arguments[1])
         return whole(*arguments)
 
-    monkeypatch.setattr(prune, "score_trials", stopping)
+    monkeypatch.setattr(pruning, "evaluate", stopping)
     with pytest.raises(KeyboardInterrupt):
         pruned(tmp_path)
-    monkeypatch.setattr(prune, "score_trials", whole)
+    monkeypatch.setattr(pruning, "evaluate", whole)
     trained = []
     monkeypatch.setattr("dd_plugins.pruning.strategies.observe_training", lambda *a, **k: trained.append(1))
     record = pruned(tmp_path)
@@ -232,7 +229,7 @@ def test_a_coreset_is_scored_again_and_not_selected_twice(tmp_path, monkeypatch)
     assert command("eval", run_id, *sets, "--device", "cpu", "--out", tmp_path) == 0
     assert records(tmp_path)[run_id]["name"] == "real images, random, 10% kept"
     assert len(records(tmp_path)[run_id]["scores"]) == 2
-    monkeypatch.setattr("benchmark_adapters.runs.coreset.prune_container", lambda *_: pytest.fail("pruned again"))
+    monkeypatch.setattr("dd_plugins.engine.pruning.Pruner.prune", lambda *_: pytest.fail("pruned again"))
     assert coreset(tmp_path, *words) == 0
     assert command("show", run_id, "--out", tmp_path) == 0
 

@@ -11,10 +11,10 @@ from scipy import stats
 
 from benchmark_adapters.report import benchmarks
 from benchmark_adapters.report.comparison import markdown
-from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.report.summary import HEADER, committed_records, read_records, rows
 from benchmark_adapters.report.tables import benchmarks_rows, ledger_table, score_table
 from dd_plugins.api import UsageError
+from dd_plugins.engine.score import Estimate
 
 
 def record(seed, trials, method="hmn", protocol="dsa"):

@@ -14,10 +14,10 @@ from PIL import Image
 from rich.console import Console
 from tiny_runs import FLAGS, TINY, run
 
+from benchmark_adapters.cli.progress import Reporter
 from benchmark_adapters.runs import pipeline, scoring
 from benchmark_adapters.runs.identity import compute_run_id
 from benchmark_adapters.runs.parts import Options
-from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import read_tensors
 from dd_plugins.datasets import load_dataset

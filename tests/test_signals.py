@@ -13,8 +13,7 @@ import pytest
 from rich.console import Console
 
 from benchmark_adapters import signals
-from benchmark_adapters.runs.progress import Reporter
-from benchmark_adapters.runs.system import interruptible_jobs
+from benchmark_adapters.cli.progress import Reporter
 from benchmark_adapters.signals import Interrupted, exit_code, interruptible, raising
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -84,7 +83,8 @@ def test_a_job_ends_after_its_step_and_keeps_the_number():
     done = []
 
     def work():
-        with interruptible_jobs(Reporter(Console(quiet=True))) as job, job("train", 3) as update:
+        reporter = Reporter(Console(quiet=True))
+        with reporter.stopping(), reporter.stoppable_job("train", 3) as update:
             for step in range(3):
                 if step == 1:
                     os.kill(os.getpid(), signal.SIGTERM)

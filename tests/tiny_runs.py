@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from benchmark_adapters.cli import main
+from benchmark_adapters.cli.progress import Reporter
 from benchmark_adapters.runs import pipeline
 from benchmark_adapters.runs.parts import Options
-from benchmark_adapters.runs.progress import Reporter
 from dd_plugins import registry
 from dd_plugins.engine.config import resolve
 

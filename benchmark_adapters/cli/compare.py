@@ -113,9 +113,9 @@ def compare(
     """Compare methods under one protocol, with intervals, paired differences and published numbers."""
     from rich.console import Console
 
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.runs import compare as runner
     from benchmark_adapters.runs.parts import Options
-    from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.system import choose_device
     from dd_plugins.api import UsageError
     from dd_plugins.names import canonical

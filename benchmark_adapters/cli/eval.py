@@ -59,10 +59,10 @@ def evaluate(
     """Score a stored set again: the set is rebuilt from its file alone."""
     from rich.console import Console
 
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.report.tables import benchmarks_table, score_table
     from benchmark_adapters.runs.benchmarks import make_benchmark, score_by, split_settings
     from benchmark_adapters.runs.parts import Options
-    from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.rescore import crfd, rescore, split_data
     from benchmark_adapters.runs.system import choose_device
     from dd_plugins.errors import UsageError

@@ -56,10 +56,10 @@ def export_run(
     """Write the decoded images of a stored set in a format that others read."""
     from rich.console import Console
 
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.formats import load_format
     from benchmark_adapters.runs.exchange import export_set
     from benchmark_adapters.runs.parts import Options
-    from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.system import choose_device
 
     settings, others = _settings(assignments or [])

@@ -70,9 +70,9 @@ def prepare(
     """Make the artifacts of a run ahead of it: expert trajectories, priors, reference classifiers, decoded data."""
     from rich.console import Console
 
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.runs.parts import Options
     from benchmark_adapters.runs.prepare import prepare as make
-    from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.system import choose_device
     from dd_plugins.engine.config import resolve
     from dd_plugins.errors import DDPluginsError

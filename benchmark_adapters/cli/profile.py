@@ -56,10 +56,10 @@ def profile(
 
     from rich.console import Console
 
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.report.tables import profile_table
     from benchmark_adapters.runs.parts import Options
     from benchmark_adapters.runs.profile import profile_run
-    from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.system import choose_device, versions
     from dd_plugins.engine.config import resolve
 

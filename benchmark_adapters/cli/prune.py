@@ -53,10 +53,10 @@ def prune(
     """Select a coreset of a data set, or prune a stored set; what is left is stored and scored like any run."""
     from rich.console import Console
 
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.report.tables import score_table
     from benchmark_adapters.runs.coreset import prune_stored
     from benchmark_adapters.runs.parts import Options
-    from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.system import choose_device
 
     console = Console()

@@ -39,12 +39,12 @@ def prune_study(
     """Prune by other scores, at other ends, of other sizes, and not at all: one table, and one picture."""
     from rich.console import Console
 
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.report import comparison as report
     from benchmark_adapters.runs import study
     from benchmark_adapters.runs.compare import compare
     from benchmark_adapters.runs.find import find_run
     from benchmark_adapters.runs.parts import Options
-    from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.system import choose_device
     from dd_plugins.engine.config import resolve
 

@@ -90,10 +90,10 @@ def run(
     """Distil a data set into a small synthetic one, store it, reload it and score it."""
     from rich.console import Console
 
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.runs.benchmarks import make_benchmark, score_by, split_settings
     from benchmark_adapters.runs.parts import Options
     from benchmark_adapters.runs.pipeline import run as make_run
-    from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.system import choose_device
     from dd_plugins.engine.config import resolve
 
@@ -147,10 +147,10 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
     from benchmark_adapters.runs.parts import load_real
     from benchmark_adapters.runs.pipeline import check_plan
     from dd_plugins.engine.memory import estimate_memory
-    from dd_plugins.engine.parts import build_container
 
     real = load_real(config, options)
-    container = check_plan(config, real)
+    parts = check_plan(config, real)
+    container = parts.container
     console.print(config.to_yaml(), highlight=False, markup=False)
     console.print(ledger_table([asdict(entry) for entry in container.storage().entries], container.budget.elements))
     memory = estimate_memory(config, real).describe()
@@ -159,8 +159,7 @@ def _show_plan(config: RunConfig, options: Options, console: Console) -> None:
         if line:
             say(line)
     told = f"images per class: {min(container.counts)}"
-    if config.pruning is not None:
-        within = build_container(config, real, within=True)
-        told += f" condensed over budget, {min(within.counts)} left when pruned"
+    if parts.within is not None:
+        told += f" condensed over budget, {min(parts.within.counts)} left when pruned"
     say(f"{told}; steps: {config.steps}")
     say(f"run id: {compute_run_id(config, real.spec.fingerprint)}")

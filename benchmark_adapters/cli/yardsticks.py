@@ -39,13 +39,13 @@ def yardsticks(
     """Score what distilled sets are held against: a random real subset of the budget, and the whole training set."""
     from rich.console import Console
 
-    from benchmark_adapters.report.statistics import Estimate
+    from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.runs.notes import check_subset, data_warnings
     from benchmark_adapters.runs.parts import Options, load_real
-    from benchmark_adapters.runs.progress import Reporter
     from benchmark_adapters.runs.scoring import yardsticks as score_yardsticks
     from benchmark_adapters.runs.system import choose_device
     from dd_plugins.engine.config import resolve
+    from dd_plugins.engine.score import Estimate
 
     flags = {"parameterization": "pixel", "dataset": dataset, "ipc": ipc, "protocol": protocol, "seed": seed}
     resolved = resolve(flags, assignments or [], None)
@@ -55,7 +55,9 @@ def yardsticks(
     real = load_real(resolved, options)
     check_subset(real, resolved.ipc)
     for line in data_warnings(resolved, real):
-        reporter.say(line)
+        reporter.on_message(line)
     for score in score_yardsticks(resolved, real, out, options.device, reporter, options.full_data):
         accuracy = Estimate.of(score["trials"]).percent()
-        reporter.say(f"{score['name']}, protocol {score['protocol']}, {score['elements']:,} elements: {accuracy} %")
+        reporter.on_message(
+            f"{score['name']}, protocol {score['protocol']}, {score['elements']:,} elements: {accuracy} %"
+        )

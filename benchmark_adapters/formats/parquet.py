@@ -15,12 +15,12 @@ from benchmark_adapters.escape import markdown
 from benchmark_adapters.formats.base import checked
 from benchmark_adapters.formats.imagefolder import pictures_of
 from benchmark_adapters.formats.pt import ABOUT, same_spec, test_images, write_about
-from benchmark_adapters.report.statistics import Estimate
 from dd_plugins.api import DataError, RealData, staged
 from dd_plugins.api.faults import shortened
 from dd_plugins.api.format import Exported, Format, Imported
 from dd_plugins.api.memory import require_memory
 from dd_plugins.api.reading import check_regular
+from dd_plugins.engine.score import Estimate
 
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData

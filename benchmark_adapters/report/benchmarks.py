@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.report.summary import MARK
+from dd_plugins.engine.score import Estimate
 
 METRICS = ("accuracy", "HLR", "IOR", "IOR_decoded", "LRS", "LRS_decoded", "ARS")
 HEADER = ("data set", "IPC", "method", "seed", "benchmark", "protocol", "network", "n", *METRICS)

@@ -12,10 +12,11 @@ from typing import Any
 
 from benchmark_adapters import escape
 from benchmark_adapters.report.references import published
-from benchmark_adapters.report.statistics import Difference, Estimate, holm
+from benchmark_adapters.report.statistics import Difference, holm
 from benchmark_adapters.report.summary import PRIOR, told_prior
 from dd_plugins.engine.config import known_name
 from dd_plugins.engine.protocols import Protocol
+from dd_plugins.engine.score import Estimate
 from dd_plugins.errors import one_line
 from dd_plugins.training import Plan
 

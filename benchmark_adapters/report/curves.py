@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmark_adapters.escape import plot_text
-from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.report.summary import Group, grouped
 from dd_plugins.api import UsageError, write_atomically
+from dd_plugins.engine.score import Estimate
 
 MARKERS = "os^Dv"  # behind ten colours come other shapes
 AXES = {"seconds": "condensation (s)", "cpu_seconds": "condensation (processor seconds)", "steps": "matching steps"}

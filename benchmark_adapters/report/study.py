@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from benchmark_adapters.escape import plot_text
-from benchmark_adapters.report.statistics import Estimate
 from dd_plugins.api import DataSpec, write_atomically
+from dd_plugins.engine.score import Estimate
 
 STRIP = 12  # images of either end
 BINS = 40

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmark_adapters.report.statistics import Estimate
 from benchmark_adapters.runs.schema import RunRecord, TableRecord
 from dd_plugins.api import UsageError
 from dd_plugins.api.reading import parse_json, read_json, validated
-from dd_plugins.engine.config import flatten
+from dd_plugins.engine.keys import flatten
+from dd_plugins.engine.score import Estimate
 from dd_plugins.names import quoted
 
 NETWORK_SETTINGS = re.compile(r"network\.\w+=[^,\]]*,?")  # in a protocol's label

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark_adapters.escape import rich_text
-from benchmark_adapters.report.statistics import Estimate
+from dd_plugins.engine.score import Estimate
 
 if TYPE_CHECKING:
     from benchmark_adapters.report.comparison import Entry

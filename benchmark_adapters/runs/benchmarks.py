@@ -8,7 +8,6 @@ from statistics import fmean
 from typing import Any
 
 from benchmark_adapters.runs.parts import Options
-from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.rescore import how_to_score, split_data
 from benchmark_adapters.runs.schema import SetRecord
 from benchmark_adapters.runs.sets import load_set
@@ -16,6 +15,7 @@ from benchmark_adapters.runs.store import read_record_file, write_json
 from dd_plugins import registry
 from dd_plugins.api import MissingExtraError, UsageError
 from dd_plugins.api.benchmark import Benchmark, Cell, ScoreContext
+from dd_plugins.engine.callbacks import Callback
 from dd_plugins.engine.config import settings_of
 
 PREFIX = "benchmark."
@@ -65,7 +65,7 @@ def score_by(
     stored: str,
     dataset: str | None,
     options: Options,
-    reporter: Reporter,
+    reporter: Callback,
     protocol: str | None = None,
     network: str | None = None,
     assignments: Sequence[str] = (),
@@ -91,7 +91,7 @@ def score_by(
     begun = time.perf_counter()
     with loaded.folder.locked(), reporter.job(f"benchmark {name}", 1) as job:
         record = read_record_file(loaded.folder.record, SetRecord) or loaded.record
-        reporter.say(f"benchmark {name}")
+        reporter.on_message(f"benchmark {name}")
         folder, made_under = loaded.folder, loaded.made_under
         if protocol or assignments or network or made_under:
             followed = how_to_score(loaded, protocol, network, assignments).protocol

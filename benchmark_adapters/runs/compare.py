@@ -11,11 +11,11 @@ from benchmark_adapters.runs.identity import compute_run_id
 from benchmark_adapters.runs.notes import data_warnings
 from benchmark_adapters.runs.parts import Options, load_real
 from benchmark_adapters.runs.pipeline import check_plan, run
-from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.rescore import rescore
 from benchmark_adapters.runs.store import read_record_file
 from dd_plugins import registry
 from dd_plugins.api import DDPluginsError, Parameterization, StorageBudget, UsageError
+from dd_plugins.engine.callbacks import Callback
 from dd_plugins.engine.config import RunConfig, resolve
 from dd_plugins.errors import OUT_OF_MEMORY, is_out_of_memory
 from dd_plugins.names import canonical
@@ -86,7 +86,7 @@ def plan(taking_part: Sequence[Contender], shared: Mapping[str, Any], options: O
         run_id = compute_run_id(config, real.spec.fingerprint)
         planned = Planned(contender.name, config, StorageBudget.ipc(real.spec, config.ipc).elements, run_id)
         try:
-            container = check_plan(config, real)
+            container = check_plan(config, real).container
         except DDPluginsError as error:
             made.append(replace(planned, why=str(error)))
             continue
@@ -142,7 +142,7 @@ def compare(
     shared: Mapping[str, Any],
     runs: int,
     options: Options,
-    reporter: Reporter,
+    reporter: Callback,
     base: Mapping[str, Any] | None = None,
     across: Sequence[str] = (),
 ) -> Comparison:
@@ -174,7 +174,7 @@ def compare(
         found.records.setdefault(contender.name, [])
         if contender.name in found.failures:
             continue
-        reporter.say(f"{contender.name}, seed {config.seed}")
+        reporter.on_message(f"{contender.name}, seed {config.seed}")
         try:
             record = run(config, options, reporter)
             if across:
@@ -190,7 +190,7 @@ def compare(
             cause = OUT_OF_MEMORY if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
             found.failures[contender.name] = " ".join(cause.split())
         if contender.name in found.failures:
-            reporter.say(f"{contender.name} failed: {found.failures[contender.name]}")
+            reporter.on_message(f"{contender.name} failed: {found.failures[contender.name]}")
     return found
 
 

@@ -18,16 +18,17 @@ from benchmark_adapters.runs.identity import plugin_identity
 from benchmark_adapters.runs.notes import data_warnings
 from benchmark_adapters.runs.parts import Options, load_real, same_data
 from benchmark_adapters.runs.pipeline import reload
-from benchmark_adapters.runs.progress import Reporter
-from benchmark_adapters.runs.prune import check_pruning, check_selection, prune_container, strategy_of, unit_labels
+from benchmark_adapters.runs.prune import notes_of
 from benchmark_adapters.runs.records import make_record
 from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
 from benchmark_adapters.runs.store import RunFolder, write_json
 from dd_plugins import registry
 from dd_plugins.api import Parameterization, RealData, StorageBudget, UsageError, write_atomically
+from dd_plugins.engine.callbacks import Callback
 from dd_plugins.engine.config import RunConfig, resolve
 from dd_plugins.engine.distilled import load_stored
-from dd_plugins.networks import build_network
+from dd_plugins.engine.networks import NetworkFactory
+from dd_plugins.engine.pruning import Pruner, build_pruning, check_pruning, check_selection, unit_labels
 
 REAL = "real"  # the container of real images
 
@@ -57,7 +58,7 @@ def prune_stored(
     assignments: Sequence[str],
     keep: float,
     options: Options,
-    reporter: Reporter,
+    reporter: Callback,
 ) -> tuple[dict[str, Any], RunConfig]:
     """Keeps a share of a set, class by class, and scores what is left.
 
@@ -78,21 +79,23 @@ def prune_stored(
     if not 0 < keep <= 1:
         raise UsageError(f"--keep {keep}: expected a share of the set, above 0 and at most 1")
     source, real = _source(stored, flags, assignments, keep, options)
-    check_pruning(source.config, source.container)
+    pruning = build_pruning(source.config, real)
+    check_pruning(source.config.parameterization.name, source.container)
     for chosen in (source.config.network, source.config.protocol.network):  # before any of them is trained
-        build_network(chosen.name, real.spec.image_shape, real.spec.num_classes, chosen.settings, seed=0)
+        NetworkFactory.of(chosen, real).on_cpu()
     units = unit_labels(source.container)[0]
-    check_selection(strategy_of(source.config), units, _units_kept(units, keep), real.class_names)
+    check_selection(pruning.strategy, units, _units_kept(units, keep), real.class_names)
     run_id = _run_id(source, real, keep)
     folder = RunFolder(options.out / run_id)
     with folder.locked():
         write_atomically(folder.path / "config.yaml", source.config.to_yaml().encode())
-        reporter.say(f"run {run_id} in {folder.path}")
+        reporter.on_message(f"run {run_id} in {folder.path}")
         for line in data_warnings(source.config, real):
-            reporter.say_once(line)
+            reporter.on_warning(line)
         if not {"prune", "condense"} <= set(folder.stages()) or not folder.synthetic.exists():
             folder.forget_scores()
-            _prune(source, real, keep, folder, options, reporter)
+            pruner = Pruner(pruning, real, source.digest, options.runtime(reporter), folder)
+            _prune(source, pruner, keep, folder, options)
         folder.check_stored()
         record = make_record(source.config, real.spec, run_id, folder)
         record["name"] = f"{source.name}, {record['pruning']['strategy']}, {100 * keep:g}% kept"
@@ -128,16 +131,14 @@ def _source(
     return Source(container, config, made["name"], found.digest()), real
 
 
-def _prune(
-    source: Source, real: RealData, keep: float, folder: RunFolder, options: Options, reporter: Reporter
-) -> None:
+def _prune(source: Source, pruner: Pruner, keep: float, folder: RunFolder, options: Options) -> None:
     container, config = source.container.to(options.device), source.config
     container.chunk_size = options.chunk_size
     wanted = _units_kept(unit_labels(container)[0], keep)
-    note = prune_container(container, wanted, source.digest, config, real, folder, options, reporter)
+    note = notes_of(config, pruner.prune(container, wanted))
     if source.rows is not None:
         note["rows"] = source.rows[torch.tensor(note["kept"])].tolist()
-    container.budget = StorageBudget.ipc(real.spec, config.ipc)
+    container.budget = StorageBudget.ipc(container.data, config.ipc)
     container.storage().enforce(
         container.budget.scaled(container.budget_ratio()), f"{source.name}, {keep:g} of it kept,"
     )

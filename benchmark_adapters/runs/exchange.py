@@ -13,7 +13,6 @@ import torch
 
 from benchmark_adapters.runs.parts import Options, load_real
 from benchmark_adapters.runs.pipeline import reload
-from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.records import make_record
 from benchmark_adapters.runs.rescore import split_data
 from benchmark_adapters.runs.sets import Loaded, StoredSet, open_set, with_data
@@ -22,6 +21,7 @@ from dd_plugins import registry
 from dd_plugins.api import DataError, DDPluginsError, RealData, StorageBudget, UsageError, write_atomically
 from dd_plugins.api.format import Exported, Format
 from dd_plugins.datasets import has_colours
+from dd_plugins.engine.callbacks import Callback
 from dd_plugins.engine.config import resolve
 
 CONTAINER = "pixel"  # of sets that come in
@@ -34,7 +34,7 @@ def export_set(
     dataset: str | None,
     assignments: Sequence[str],
     options: Options,
-    reporter: Reporter,
+    reporter: Callback,
 ) -> list[Path]:
     """Writes a stored set, decoded, in a format. The data it was made from is read only where it is needed.
 
@@ -73,13 +73,13 @@ def export_set(
     return form.write(exported, root)
 
 
-def _named(found: StoredSet, options: Options, reporter: Reporter) -> StoredSet:
+def _named(found: StoredSet, options: Options, reporter: Callback) -> StoredSet:
     """A set of an earlier release, whose file has no class names: with those of its data set, if that is there."""
     try:
         return with_data(found, None, options)
     except DDPluginsError as error:
-        reporter.say(f"the set does not know its class names, and its data set is not there ({error})")
-        reporter.say("its classes are named 0, 1, ...; --dataset takes the names from a data set")
+        reporter.on_message(f"the set does not know its class names, and its data set is not there ({error})")
+        reporter.on_message("its classes are named 0, 1, ...; --dataset takes the names from a data set")
         return found
 
 

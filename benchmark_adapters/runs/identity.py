@@ -7,7 +7,8 @@ import json
 
 from dd_plugins import registry
 from dd_plugins.api import NeedsPrior, parse_config
-from dd_plugins.engine.config import PARTS, RunConfig
+from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.keys import PARTS
 
 
 def compute_run_id(config: RunConfig, fingerprint: str) -> str:

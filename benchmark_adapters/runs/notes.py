@@ -8,7 +8,8 @@ from pathlib import Path
 from dd_plugins import registry
 from dd_plugins.api import Parameterization, RealData, UsageError
 from dd_plugins.datasets import find_conventions, split_spec
-from dd_plugins.engine.config import RunConfig, flatten
+from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.keys import flatten
 from dd_plugins.engine.methods import load_method
 from dd_plugins.names import quoted
 

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import torch
 
-from dd_plugins.api import DataError, DataSpec, RealData
+from dd_plugins.api import DataError, DataSpec, FolderArtifacts, RealData
 from dd_plugins.datasets import load_dataset
+from dd_plugins.engine.callbacks import Callback
+from dd_plugins.engine.checkpoints import Checkpointer
 from dd_plugins.engine.config import RunConfig
+from dd_plugins.engine.runtime import Runtime
+from dd_plugins.execution import Execution
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,18 @@ class Options:
     full_data: bool | None = None  # whether the whole training set is scored too; None: if it is small
     chunk_size: int | None = None
     checkpoint_seconds: float = 30.0
+    threads: int | None = None
+
+    def runtime(self, callback: Callback, checkpointer: Checkpointer | None = None) -> Runtime:
+        """The same for the engine.
+
+        Args:
+            callback: Follows the run.
+            checkpointer: Keeps what an interrupted condensation goes on from.
+        """
+        execution = Execution(self.device, self.threads)
+        artifacts = FolderArtifacts(self.out)
+        return Runtime(execution, callback, checkpointer, self.checkpoint_seconds, self.chunk_size, artifacts)
 
 
 def load_real(config: RunConfig, options: Options) -> RealData:

@@ -12,13 +12,11 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from benchmark_adapters.runs.parts import Options, load_real
-from benchmark_adapters.runs.pipeline import start_condensation
-from benchmark_adapters.runs.progress import Reporter
-from benchmark_adapters.runs.store import RunFolder
-from dd_plugins.api import Parameterization, RealData, temporary_folder
+from benchmark_adapters.runs.pipeline import check_plan
+from dd_plugins.api import Parameterization, RealData
+from dd_plugins.engine.callbacks import Callback
 from dd_plugins.engine.config import RunConfig
-from dd_plugins.engine.memory import estimate_memory
-from dd_plugins.execution import Execution
+from dd_plugins.engine.distillation import start
 from dd_plugins.networks import build_network
 from dd_plugins.training import Plan, accuracy, networks_at_once, train_networks
 
@@ -50,7 +48,7 @@ class Phase:
     notes: str
 
 
-def profile_run(config: RunConfig, options: Options, reporter: Reporter, steps: int) -> tuple[Phase, Phase]:
+def profile_run(config: RunConfig, options: Options, reporter: Callback, steps: int) -> tuple[Phase, Phase]:
     """Profiles the condensation and the evaluation of a run; nothing is stored.
 
     Args:
@@ -60,10 +58,10 @@ def profile_run(config: RunConfig, options: Options, reporter: Reporter, steps: 
         steps: Matching steps, and SGD updates, to measure.
     """
     real = load_real(config, options)
-    estimate_memory(config, real).check()
-    with temporary_folder() as folder, Execution().for_data(real.spec).scope():
+    parts, runtime = check_plan(config, real), options.runtime(reporter)
+    with runtime.execution.for_data(real.spec).scope():
         begun = time.perf_counter()
-        condensation = start_condensation(config, real, options, reporter, RunFolder(folder), "profile")
+        condensation = start(parts, runtime)
         started = time.perf_counter()
 
         def take_steps() -> None:
@@ -75,14 +73,14 @@ def profile_run(config: RunConfig, options: Options, reporter: Reporter, steps: 
         condensation.step += 1
         first = time.perf_counter() - started
         seconds, cpu_seconds = _timed(take_steps, steps, options.device)
-        parts, operators = _profiled(take_steps, CONDENSE_PARTS, options.device)
+        shares, operators = _profiled(take_steps, CONDENSE_PARTS, options.device)
     container = condensation.parameterization
     whole = started - begun + first + (config.steps - 1) * seconds
     notes = (
         f"start {started - begun:.1f} s, first step {first:.1f} s; {config.steps} steps make {whole / 60:.1f} min; "
         f"{sum(container.counts)} images"
     )
-    condense = Phase("condensation", "step", seconds, cpu_seconds, parts, operators, notes)
+    condense = Phase("condensation", "step", seconds, cpu_seconds, shares, operators, notes)
     return condense, _profile_evaluation(config, container, real, options.device, steps)
 
 

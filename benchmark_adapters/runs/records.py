@@ -16,7 +16,8 @@ from benchmark_adapters.runs.store import RunFolder, read_checked, read_record_f
 from benchmark_adapters.runs.system import versions
 from dd_plugins import registry
 from dd_plugins.api import DataSpec, DDPluginsError, StorageBudget, StorageLedger, read_stored
-from dd_plugins.engine.config import PARTS, RunConfig, read_config
+from dd_plugins.engine.config import RunConfig, read_config
+from dd_plugins.engine.keys import PARTS
 
 KINDS = {**PARTS, "pruning": "pruning"}  # the plugin kind of each part of a record
 PACKAGES = ("dd-plugins", "torch")  # whose versions decide a result

@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmark_adapters.runs.notes import few_images
 from benchmark_adapters.runs.parts import Options
-from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.records import rename_data
 from benchmark_adapters.runs.schema import SetRecord
 from benchmark_adapters.runs.scoring import merged, score_set, yardsticks
@@ -17,8 +16,10 @@ from benchmark_adapters.runs.sets import Loaded, load_set
 from benchmark_adapters.runs.store import read_record_file, write_json
 from dd_plugins import registry
 from dd_plugins.api import DataError, DataSource, FolderArtifacts, UsageError
-from dd_plugins.engine.config import RunConfig, flatten, resolve, settings_of
-from dd_plugins.engine.parts import network_factory
+from dd_plugins.engine.callbacks import Callback
+from dd_plugins.engine.config import RunConfig, resolve, settings_of
+from dd_plugins.engine.keys import flatten
+from dd_plugins.engine.networks import NetworkFactory
 from dd_plugins.priors.distance import ClassRelevantDistance, check_reference_network
 from dd_plugins.priors.reference import load_or_train_reference_classifier
 
@@ -30,7 +31,7 @@ def rescore(
     dataset: str | None,
     assignments: Sequence[str],
     options: Options,
-    reporter: Reporter,
+    reporter: Callback,
     scored_as: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
     """Scores a stored set on every network.
@@ -53,7 +54,7 @@ def rescore(
     synthetic, real, record, folder = loaded.synthetic, loaded.real, loaded.record, loaded.folder
     source, ipc, made_under = loaded.source, loaded.ipc, scored_as or loaded.made_under
     if warning := few_images(real, ipc):
-        reporter.say_once(warning)
+        reporter.on_warning(warning)
     wanted = []
     with folder.locked():
         record = read_record_file(folder.record, SetRecord) or record  # what others added in the meantime
@@ -120,7 +121,7 @@ def crfd(
     dataset: str | None,
     assignments: Sequence[str],
     options: Options,
-    reporter: Reporter,
+    reporter: Callback,
 ) -> list[tuple[float, float]]:
     """The class-relevant feature distance of a stored set to the real training images; goes into a run's record.
 
@@ -141,15 +142,15 @@ def crfd(
     for network in networks:
         named = flatten({"network": {"name": network} if network else made_on or {"name": "convnet"}})
         config = resolve({**flags, **named}, assignments)
-        factory = network_factory(config, loaded.real, options.device)
+        factory = NetworkFactory.of(config.network, loaded.real)
         check_reference_network(factory(0), loaded.real.spec)
         chosen_networks.append((config.network, factory))
     values = []
     for chosen, factory in chosen_networks:
-        reporter.say(f"reference classifier: {chosen.name} {chosen.settings}")
+        reporter.on_message(f"reference classifier: {chosen.name} {chosen.settings}")
         about = chosen.model_dump(mode="json")
         classifier = load_or_train_reference_classifier(
-            loaded.real, about, factory, FolderArtifacts(options.out), reporter.watch
+            loaded.real, about, factory, FolderArtifacts(options.out), reporter.stoppable_job
         )
         distance, stored_set = ClassRelevantDistance(classifier, loaded.real), loaded.synthetic
         value = distance(stored_set.images, stored_set.targets)

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.runs.progress import Reporter
 from benchmark_adapters.runs.records import rename_data
 from benchmark_adapters.runs.store import RunFolder, read_record_file, write_json
 from benchmark_adapters.runs.system import versions
 from benchmark_adapters.yardsticks import LARGE, RANDOM, random_subset, whole_set
 from dd_plugins.api import RealData, SyntheticSet
 from dd_plugins.api.benchmark import Cell, ScoreContext
+from dd_plugins.engine.callbacks import Callback
 from dd_plugins.engine.config import RunConfig
 from dd_plugins.engine.evaluation import NAME, evaluate
 from dd_plugins.engine.protocols import Protocol
@@ -31,7 +31,7 @@ def score_set(
     folder: RunFolder,
     real: RealData,
     device: torch.device,
-    reporter: Reporter,
+    reporter: Callback,
 ) -> dict[str, Any]:
     """Scores a set under a protocol, trial by trial, and returns the record with the score in it."""
     if is_scored(record, protocol):
@@ -52,7 +52,7 @@ def is_scored(record: Mapping[str, Any], protocol: Protocol) -> bool:
 
 
 def yardsticks(
-    config: RunConfig, real: RealData, out: Path, device: torch.device, reporter: Reporter, full_data: bool | None
+    config: RunConfig, real: RealData, out: Path, device: torch.device, reporter: Callback, full_data: bool | None
 ) -> list[dict[str, Any]]:
     """A random real subset of the same budget and the whole training set, by default where that is small; cached.
 
@@ -88,7 +88,7 @@ def _yardstick(
     real: RealData,
     out: Path,
     device: torch.device,
-    reporter: Reporter,
+    reporter: Callback,
 ) -> dict[str, Any]:
     protocol = config.protocol
     identity = [chosen.name, real.spec.fingerprint, config.ipc, protocol.hash, extra]
@@ -113,7 +113,7 @@ def _score_yardstick(
     real: RealData,
     folder: RunFolder,
     device: torch.device,
-    reporter: Reporter,
+    reporter: Callback,
 ) -> dict[str, Any]:
     protocol = config.protocol
     trials = score_trials(chosen, protocol, config.ipc, f"yardstick: {chosen.name}", folder, real, device, reporter)
@@ -146,7 +146,7 @@ def score_trials(
     folder: RunFolder,
     real: RealData,
     device: torch.device,
-    reporter: Reporter,
+    reporter: Callback,
     key: str | None = None,
 ) -> tuple[float, ...]:
     """Scores a set trial by trial: those that the folder knows are not repeated, the others are kept there.

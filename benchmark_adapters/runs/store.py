@@ -33,10 +33,10 @@ from dd_plugins.api import (
 from dd_plugins.api.faults import shortened
 from dd_plugins.api.reading import check_regular, parse_json, read_json, validated
 from dd_plugins.engine.checkpoints import CheckpointNotes
+from dd_plugins.engine.pruning import CANDIDATE
 
 CHECKPOINT = "dd_plugins.checkpoint"  # in the metadata of a checkpoint
 DAMAGED = "; it is damaged; remove it to begin again"  # appended to what is wrong with a checkpoint
-CANDIDATE = "candidate "  # begins the key of a trial that chooses a pruning
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,24 @@ class RunFolder:
     def add_trial(self, key: str, trial: int, score: float) -> None:
         """Appends a trial; a line that a crash cut short is ignored when reading."""
         append_line(self.trials, {"key": key, "trial": trial, "score": score})
+
+    # ---- scores of images, for pruning ---------------------------------------------------------------------------
+
+    @property
+    def scores(self) -> Path:
+        """The score of every image of the larger set that this one is pruned from."""
+        return self.path / "scores.safetensors"
+
+    def load_scores(self, digest: str) -> Tensor | None:
+        """The scores of the set with that sha256; None if they are not there."""
+        if not self.scores.exists():
+            return None
+        tensors, notes = read_tensors(self.scores)
+        return tensors["score"] if notes.get("larger") == digest else None
+
+    def save_scores(self, digest: str, score: Tensor) -> None:
+        """Writes the scores of the set with that sha256."""
+        write_tensors(self.scores, {"score": score}, {"larger": digest})
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 

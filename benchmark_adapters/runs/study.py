@@ -10,8 +10,9 @@ from benchmark_adapters.report.study import save_study
 from benchmark_adapters.runs.compare import Contender
 from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import UsageError, read_tensors
-from dd_plugins.engine.config import OVER_BUDGET, RunConfig, flatten
+from dd_plugins.engine.config import OVER_BUDGET, RunConfig
 from dd_plugins.engine.distilled import load_stored
+from dd_plugins.engine.keys import flatten
 
 PLAIN = "no pruning"
 PRUNED = "aum"

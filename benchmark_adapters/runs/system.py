@@ -1,4 +1,4 @@
-"""What the machine is asked for: device, memory, versions, and signals that wait for the end of a step."""
+"""The machine: its devices, the peak of memory, and versions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import ctypes
 import platform
 import resource
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from benchmark_adapters.runs.progress import Reporter
-from benchmark_adapters.signals import Interrupted, interruptible
 from dd_plugins.api import UsageError
-from dd_plugins.api.progress import StartJob
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -72,28 +68,3 @@ def versions() -> dict[str, str]:
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
     }
-
-
-@contextmanager
-def interruptible_jobs(reporter: Reporter) -> Iterator[StartJob]:
-    """Within it the first signal ends what its jobs watch where their next step is counted, the second at once.
-
-    Raises:
-        Interrupted: From that job, or at the end if none was under way.
-    """
-    with interruptible(reporter.say) as asked:
-
-        @contextmanager
-        def job(name: str, total: int) -> Iterator[Callable[[int], None]]:
-            with reporter.watch(name, total) as update:
-
-                def note(done: int) -> None:
-                    update(done)
-                    if number := asked():
-                        raise Interrupted(number=number)
-
-                yield note
-
-        yield job
-        if number := asked():
-            raise Interrupted(number=number)

@@ -9,9 +9,10 @@ from dd_plugins.api.artifacts import (
     NeedsArtifacts,
 )
 from dd_plugins.api.atomic import check_guarded, guarded, staged, sweep, temporary_folder, write_atomically
+from dd_plugins.api.benchmark import Benchmark, BenchmarkFailed, Cell, ScoreContext, Scores
 from dd_plugins.api.capabilities import Grouped, NeedsPrior, Prior, PruningUnits, Stage, Staged
 from dd_plugins.api.config import PluginConfig, parse_config
-from dd_plugins.api.data import Conventions, Dataset, DataSource, DataSpec, RawData, RealData, Split
+from dd_plugins.api.data import Conventions, Dataset, DataSource, DataSpec, RawData, Split
 from dd_plugins.api.files import read_metadata, read_tensors, write_tensors
 from dd_plugins.api.initialization import random_real_images, random_real_rows
 from dd_plugins.api.locks import holder, locked
@@ -29,6 +30,7 @@ from dd_plugins.api.plan import (
 )
 from dd_plugins.api.prior import LayeredGenerator, Styles
 from dd_plugins.api.pruning import PruningStrategy
+from dd_plugins.api.real_data import RealData
 from dd_plugins.api.storage import LedgerEntry, StorageBudget, StorageLedger
 from dd_plugins.api.stored import StoredHeader, read_stored
 from dd_plugins.api.synthetic import SyntheticSet
@@ -60,7 +62,10 @@ __all__ = [
     "Artifact",
     "ArtifactFiles",
     "ArtifactStore",
+    "Benchmark",
+    "BenchmarkFailed",
     "BudgetTooSmall",
+    "Cell",
     "ConfigError",
     "Context",
     "Conventions",
@@ -100,6 +105,8 @@ __all__ = [
     "RealData",
     "ResumeMismatch",
     "RunLocked",
+    "ScoreContext",
+    "Scores",
     "Shapes",
     "Split",
     "Stage",

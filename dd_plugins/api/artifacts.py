@@ -21,8 +21,8 @@ from dd_plugins.api.locks import POLL_SECONDS, locked
 from dd_plugins.api.progress import StartJob, silent_job
 
 if TYPE_CHECKING:
-    from dd_plugins.api.data import RealData
     from dd_plugins.api.objective import Context
+    from dd_plugins.api.real_data import RealData
 
 T = TypeVar("T")
 MEMORY_LIMIT = 2**31  # bytes that a store in memory holds by default

@@ -13,7 +13,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from dd_plugins.api import DDPluginsError, PluginConfig, RealData, SyntheticSet, UsageError, parse_config
+from dd_plugins.api.config import PluginConfig, parse_config
+from dd_plugins.api.real_data import RealData
+from dd_plugins.api.synthetic import SyntheticSet
+from dd_plugins.errors import DDPluginsError, UsageError
 
 
 class BenchmarkFailed(DDPluginsError):

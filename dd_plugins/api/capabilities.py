@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dd_plugins.api.data import RealData
 from dd_plugins.api.network import Network
 from dd_plugins.api.objective import Context
+from dd_plugins.api.real_data import RealData
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Real data: what a data set is (`DataSpec`), how a plugin delivers it, and how everybody reads it (`RealData`)."""
+"""Real data: what a data set is (`DataSpec`), how a plugin delivers it, and its splits."""
 
 from __future__ import annotations
 
@@ -265,27 +265,3 @@ class Split:
         offsets = torch.arange(count, device=sizes.device) % sizes[:, None]
         rows: Tensor = order[starts[:, None] + offsets]
         return rows
-
-
-@dataclass(frozen=True)
-class RealData:
-    """A data set on one device: one uint8 tensor and three fixed splits.
-
-    ``validation`` is held out of the training images, seeded and balanced; whatever is *chosen* is chosen on it.
-    Condensation sees ``train`` alone, and ``test`` is touched once, by the evaluator. ``notes`` and ``skipped`` are
-    those of `RawData`; ``source`` says how it was loaded.
-    """
-
-    spec: DataSpec
-    class_names: tuple[str, ...]
-    train: Split
-    validation: Split
-    test: Split
-    notes: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    source: DataSource = field(default_factory=DataSource)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images live."""
-        return self.train.pixels.device

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from dd_plugins.api.config import PluginConfig, parse_config
-from dd_plugins.api.data import DataSpec, RealData
+from dd_plugins.api.data import DataSpec
+from dd_plugins.api.real_data import RealData
 from dd_plugins.errors import UsageError
 
 

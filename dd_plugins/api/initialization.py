@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from dd_plugins.api.data import RealData
+from dd_plugins.api.real_data import RealData
 from dd_plugins.errors import UsageError
 
 

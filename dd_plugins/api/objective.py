@@ -12,9 +12,10 @@ from torch import Generator, Tensor
 
 from dd_plugins.api.artifacts import ArtifactStore, MemoryArtifacts
 from dd_plugins.api.config import PluginConfig, parse_config
-from dd_plugins.api.data import DataSpec, RealData
+from dd_plugins.api.data import DataSpec
 from dd_plugins.api.network import Network
 from dd_plugins.api.progress import StartJob, silent_job
+from dd_plugins.api.real_data import RealData
 from dd_plugins.errors import PluginContractError
 
 

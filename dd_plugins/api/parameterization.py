@@ -11,12 +11,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dd_plugins.api.config import ConfigT, PluginConfig, parse_config
-from dd_plugins.api.data import DataSource, DataSpec, RealData
+from dd_plugins.api.data import DataSource, DataSpec
 from dd_plugins.api.decoding import Decoder
 from dd_plugins.api.files import describe_source
 from dd_plugins.api.memory import require_memory
 from dd_plugins.api.plan import Plan, Planned, float32_cost
 from dd_plugins.api.progress import StartJob, silent_job
+from dd_plugins.api.real_data import RealData
 from dd_plugins.api.storage import StorageBudget, StorageLedger
 from dd_plugins.api.stored import StoredHeader, check_tensors, read_stored, stored_to_bytes, write_stored
 from dd_plugins.errors import PluginContractError, SyntheticFileError, UsageError

@@ -32,7 +32,7 @@ from dd_plugins.api import (
     parse_config,
 )
 from dd_plugins.api.faults import shortened
-from dd_plugins.datasets.build import build_real_data, check_raw
+from dd_plugins.api.real_data import build_real_data, check_raw
 from dd_plugins.datasets.layout import local_path
 from dd_plugins.datasets.zca import find_whitening, whitened
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from dd_plugins.api import Artifact, ArtifactFiles, ArtifactStore, ConfigError, DataError, Dataset, RawData
 from dd_plugins.api.memory import require_memory
+from dd_plugins.api.messages import first_items, first_of
 from dd_plugins.api.progress import StartJob
-from dd_plugins.datasets.build import channel_statistics, hold_out
+from dd_plugins.api.real_data import channel_statistics, hold_out
 from dd_plugins.datasets.images import EncodedImage, Header, decode_measured, read_header
-from dd_plugins.datasets.messages import first_items, first_of
 from dd_plugins.errors import is_out_of_memory
 from dd_plugins.names import matches, near, quoted, suggestion
 from dd_plugins.seeds import make_generator, seed_for

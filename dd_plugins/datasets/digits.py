@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dd_plugins.api import ArtifactStore, Conventions, Dataset, RawData
-from dd_plugins.datasets.build import hold_out
+from dd_plugins.api.real_data import hold_out
 from dd_plugins.seeds import make_generator, seed_for
 
 LEVELS = 16  # its pixels run from 0 to 16

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from dd_plugins.api import ArtifactStore, DataError, Dataset, RawData
+from dd_plugins.api.messages import first_of, shown
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.images import EncodedImage, read_file
 from dd_plugins.datasets.layout import VALIDATION_AS_TEST, local_path, split_folders, split_of
-from dd_plugins.datasets.messages import first_of, shown
 
 # Those of torchvision's ImageFolder, whose import takes a second.
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

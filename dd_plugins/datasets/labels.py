@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dd_plugins.api import DataError
 from dd_plugins.api.faults import shortened
-from dd_plugins.datasets.messages import first_of
+from dd_plugins.api.messages import first_of
 
 LONGEST = 200  # characters of a class name; longer strings are texts, such as captions
 

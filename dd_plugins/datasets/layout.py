@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dd_plugins.api import ConfigError, DataError
-from dd_plugins.datasets.messages import first_of, shown
+from dd_plugins.api.messages import first_of, shown
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),

@@ -15,12 +15,12 @@ from pydantic import Field
 from torch import Tensor
 
 from dd_plugins.api import ArtifactStore, ConfigError, DataError, Dataset, PluginConfig, RawData
+from dd_plugins.api.messages import first_of, shown
 from dd_plugins.api.reading import parse_json
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.images import LFS_POINTER, EncodedImage
 from dd_plugins.datasets.labels import Label, encode_labels
 from dd_plugins.datasets.layout import VALIDATION_AS_TEST, local_path, missing_shards, parquet_splits
-from dd_plugins.datasets.messages import first_of, shown
 
 IMAGE_NAMES = ("image", "img", "images", "picture", "photo")
 FIRST_LABELS = ("label", "fine_label")

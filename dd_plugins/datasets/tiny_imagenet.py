@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from dd_plugins.api import ArtifactStore, Conventions, DataError, Dataset, RawData
+from dd_plugins.api.messages import first_of
 from dd_plugins.datasets.decode import EncodedSplit, ImageConfig, decode_raw
 from dd_plugins.datasets.folder import list_classes, read_classes, split_of_files
 from dd_plugins.datasets.layout import VALIDATION_AS_TEST, parquet_files
-from dd_plugins.datasets.messages import first_of
 from dd_plugins.datasets.parquet import ParquetConfig, read_parquet
 
 MEAN = (0.485, 0.456, 0.406)

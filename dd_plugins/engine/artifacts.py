@@ -10,7 +10,8 @@ import torch
 from dd_plugins.api import Artifact, ArtifactStore, Context, Grouped, NeedsArtifacts, NeedsPrior, RealData
 from dd_plugins.api.progress import StartJob, silent_job
 from dd_plugins.engine.config import RunConfig
-from dd_plugins.engine.parts import build_container, build_objective, network_factory
+from dd_plugins.engine.networks import NetworkFactory
+from dd_plugins.engine.parts import build_container, build_objective
 from dd_plugins.seeds import make_generator
 
 
@@ -36,7 +37,7 @@ def needed_artifacts(
         DDPluginsError: If a part does not fit the data set or the network.
     """
     container, objective = build_container(config, real).to(device), build_objective(config, real.spec)
-    make_network = network_factory(config, real, device)
+    make_network = NetworkFactory.of(config.network, real)
     context = Context(
         make_network,
         make_generator(0),

@@ -46,6 +46,20 @@ class Checkpointer(Protocol):
         """Where the last checkpoint is, for messages; empty if there is none."""
 
 
+class NoCheckpoints:
+    """Keeps nothing: an interrupted condensation begins again."""
+
+    def save(self, tensors: Mapping[str, Tensor], notes: CheckpointNotes) -> None:
+        """Keeps nothing."""
+
+    def load(self) -> None:
+        """There is no checkpoint."""
+
+    def place(self) -> str:
+        """Nowhere."""
+        return ""
+
+
 class MemoryCheckpointer:
     """Keeps the last checkpoint in memory: an interrupted call can go on in the same process."""
 

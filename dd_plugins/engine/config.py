@@ -14,16 +14,14 @@ from dd_plugins.api.faults import shortened
 from dd_plugins.api.reading import dump_yaml, parse_yaml, read_json, read_yaml, validated
 from dd_plugins.datasets import settings_model, split_spec
 from dd_plugins.engine.files import canonical_names
+from dd_plugins.engine.keys import PARTS, SECTIONS, flag_key, flatten, nest
 from dd_plugins.engine.methods import choose_method, exchanged_container
-from dd_plugins.engine.protocols import PartConfig, Protocol, load_protocol
+from dd_plugins.engine.protocols import PartConfig, Protocol, default_protocol, protocol_with
 from dd_plugins.engine.suggestions import unknown_keys
 from dd_plugins.names import near, quoted
 
-PARTS = {"parameterization": "parameterization", "objective": "objective", "network": "network"}
-SECTIONS = (*PARTS, "pruning", "optimizer", "data", "protocol", "protocol.network", "protocol.train")
 PRUNING_KEYS = ("pruning", "pruning_trials", "over_budget")
 OVER_BUDGET = 0.10  # of a pruned run, as in HMN's paper
-QUICK = ("digits",)  # data sets whose default protocol is the short one
 
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -120,7 +118,7 @@ def resolve(
         del file_values["pruning.name"]
         if not file_values.get("over_budget"):
             file_values.pop("over_budget", None)
-    given = {_flag_key(name): value for name, value in flags.items() if value is not None}
+    given = {flag_key(name): value for name, value in flags.items() if value is not None}
     for text in assignments:
         given.update(flatten(dict([_parse_assignment(text)])))
     try:
@@ -155,9 +153,10 @@ def _resolve(file_values: Mapping[str, Any], given: Mapping[str, Any]) -> RunCon
         values.setdefault("over_budget", OVER_BUDGET)
     elif "pruning.name" in values:  # --set pruning=null: a pruned run's configuration without its pruning
         values = {key: value for key, value in values.items() if key.partition(".")[0] not in PRUNING_KEYS}
-    protocol = values.pop("protocol.name", None) or ("quick" if known in QUICK else "dsa")
-    values["protocol"] = _protocol(str(protocol), values)
-    nested = _nest({**values, "method": method.name})
+    protocol = str(values.pop("protocol.name", None) or default_protocol(known))
+    changed = {key.removeprefix("protocol."): values.pop(key) for key in list(values) if key.startswith("protocol.")}
+    values["protocol"] = protocol_with(protocol, changed)
+    nested = nest({**values, "method": method.name})
     _refuse_unknown(values, nested)
     return _complete(parse_config(RunConfig, nested, ""))
 
@@ -210,28 +209,6 @@ def _complete(config: RunConfig) -> RunConfig:
     scored_on = config.protocol.network  # a mistake in it must not wait for the end of the condensation
     parse_config(registry.load("network", scored_on.name).Config, scored_on.settings, "protocol.network")
     return config.model_copy(update=parts)
-
-
-def _protocol(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """A protocol by name with single values replaced, which its name then tells."""
-    base = flatten(load_protocol(name.partition("[")[0]).model_dump(mode="json"))
-    changed = {key.removeprefix("protocol."): values.pop(key) for key in list(values) if key.startswith("protocol.")}
-    if changed.get("network.name", base["network.name"]) != base["network.name"]:
-        base = {key: value for key, value in base.items() if not key.startswith("network.")}
-    merged = {**base, **changed}
-    made = flatten(parse_config(Protocol, _nest(merged), "protocol").model_dump(mode="json"))
-    differing = {key: value for key, value in made.items() if base.get(key) != value and key not in _PROSE}
-    if differing:
-        told = ",".join(f"{key.removeprefix('train.')}={value}" for key, value in sorted(differing.items()))
-        merged["name"] = f"{base['name']}[{told}]"
-    return _nest(merged)
-
-
-_PROSE = ("name", "summary", "source")
-
-
-def _flag_key(name: str) -> str:
-    return f"{name}.name" if name in (*PARTS, "pruning", "protocol") else name
 
 
 def _overlay(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
@@ -308,31 +285,4 @@ def _config_of(values: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def settings_of(assignments: Sequence[str]) -> dict[str, Any]:
     """Assignments ``a.b=c`` alone, as nested settings."""
-    return _nest(dict(_parse_assignment(text) for text in assignments))
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values as dotted keys; a part given by its name alone sets ``part.name``.
-
-    An empty mapping is a section without settings where a section is expected, elsewhere a value.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and (value or f"{prefix}{key}" in SECTIONS):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[_flag_key(f"{prefix}{key}") if not prefix else f"{prefix}{key}"] = value
-    return flat
-
-
-def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        *parents, last = key.split(".")
-        target = nested
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"unknown configuration key {key}: {parent} is a single value")
-        target[last] = value
-    return nested
+    return nest(dict(_parse_assignment(text) for text in assignments))

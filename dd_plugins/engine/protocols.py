@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -11,11 +12,14 @@ from pydantic import ConfigDict, Field
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, PluginConfig, PluginLoadError, parse_config
 from dd_plugins.engine.files import described, file_values
+from dd_plugins.engine.keys import flatten, nest
 from dd_plugins.registry import PluginInfo
 from dd_plugins.training import TrainConfig
 
 # Part of every protocol's hash; increased with any change of evaluator, training or networks that changes a result.
 VERSION = 1
+QUICK = ("digits",)  # data sets whose default protocol is the short one
+PROSE = ("name", "summary", "source")
 
 
 class PartConfig(PluginConfig):
@@ -105,3 +109,50 @@ def load_protocol(name: str) -> Protocol:
         return parse_config(Protocol, {**_values(info), "name": info.spec}, "protocol")
     except ConfigError as error:
         raise PluginLoadError(f"{described(info)}: {error}") from None
+
+
+def default_protocol(known: str) -> str:
+    """The name of the protocol for a data set when none is chosen: the short one for the digits, else ``dsa``."""
+    return "quick" if known in QUICK else "dsa"
+
+
+def protocol_with(name: str, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol by name with single values replaced; its name then lists what differs.
+
+    Args:
+        name: The protocol's; what follows a bracket is ignored.
+        changed: Dotted keys: ``{"train.epochs": 300}``.
+
+    Returns:
+        Nested values.
+
+    Raises:
+        UnknownPluginError: If there is no such protocol.
+        ConfigError: If a value is not allowed.
+    """
+    base = flatten(load_protocol(name.partition("[")[0]).model_dump(mode="json"))
+    if changed.get("network.name", base["network.name"]) != base["network.name"]:
+        base = {key: value for key, value in base.items() if not key.startswith("network.")}
+    merged = {**base, **changed}
+    made = flatten(parse_config(Protocol, nest(merged), "protocol").model_dump(mode="json"))
+    differing = {key: value for key, value in made.items() if base.get(key) != value and key not in PROSE}
+    if differing:
+        listed = ",".join(f"{key.removeprefix('train.')}={value}" for key, value in sorted(differing.items()))
+        merged["name"] = f"{base['name']}[{listed}]"
+    return nest(merged)
+
+
+def resolve_protocol(name: str, changed: Mapping[str, Any]) -> Protocol:
+    """The same as a `Protocol`; plugins are named in their canonical spelling, and settings of its network checked.
+
+    Raises:
+        UnknownPluginError: If there is no such protocol or network.
+        ConfigError: If a value is not allowed.
+    """
+    given = dict(changed)
+    if isinstance(network := given.get("network.name"), str):
+        given["network.name"] = registry.canonical("network", network)
+    protocol = parse_config(Protocol, protocol_with(name, given), "protocol")
+    network_class = registry.load("network", protocol.network.name)
+    parse_config(network_class.Config, protocol.network.settings, "protocol.network")
+    return protocol

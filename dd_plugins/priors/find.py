@@ -20,7 +20,7 @@ from dd_plugins.api import (
 )
 from dd_plugins.api.memory import tensor_bytes
 from dd_plugins.api.progress import StartJob, silent_job
-from dd_plugins.errors import is_out_of_memory
+from dd_plugins.errors import Stopped, is_out_of_memory
 from dd_plugins.priors.base import ForClasses, check_contract
 from dd_plugins.priors.gates import Gates, diversity_of_real, measure
 from dd_plugins.priors.store import ABOUT, StoredPrior, load_prior, save_prior
@@ -137,7 +137,7 @@ class TrainedPrior(Artifact[StoredPrior]):
             nonlocal saved
             try:
                 update(done)
-            except KeyboardInterrupt:  # a job may end the training here, between two updates
+            except (KeyboardInterrupt, Stopped):  # a job may end the training here, between two updates
                 save()
                 raise
             if time.perf_counter() - saved >= self.checkpoint_seconds:

@@ -17,8 +17,8 @@ from dd_plugins.api import (
     RawData,
     temporary_folder,
 )
+from dd_plugins.api.real_data import check_raw
 from dd_plugins.datasets import HOME
-from dd_plugins.datasets.build import check_raw
 from dd_plugins.testing.checks import NotApplicable, Subject
 from dd_plugins.testing.common import check_declares_its_api_version, check_documented, check_settings_are_described
 from dd_plugins.testing.subjects import global_generators_left_alone

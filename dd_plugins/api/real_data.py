@@ -1,15 +1,21 @@
-"""From the raw data of a plugin to `RealData`: checked, measured, split and fingerprinted."""
+"""Real data as everybody reads it (`RealData`): checked, measured, split and fingerprinted."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 
-from dd_plugins.api import DataError, DataSpec, RawData, RealData, Split
-from dd_plugins.datasets.messages import first_of
+from dd_plugins.api.data import DataSource, DataSpec, RawData, Split
+from dd_plugins.api.messages import first_of
+from dd_plugins.errors import DataError
 from dd_plugins.seeds import make_generator, seed_for
 
 VALIDATION_SHARE = 10  # one training image in ten is held out ...
@@ -17,7 +23,109 @@ VALIDATION_ROWS = 5000  # ... but no more than this in all
 MIN_STD = 1 / 255  # less than one grey level is rounding, and dividing by it would blow it up
 CHUNK = 2**20  # pixels that are counted at a time
 
+Pair = tuple[Any, Any]  # images and labels
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, in [0, 1]
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, repr=False)
+class RealData:
+    """A data set on one device: one uint8 tensor and three fixed splits.
+
+    ``validation`` is held out of the training images, seeded and balanced; whatever is *chosen* is chosen on it.
+    Condensation sees ``train`` alone, and ``test`` is touched once, by the evaluator. ``notes`` and ``skipped`` are
+    those of `RawData`; ``source`` says how it was loaded.
+    """
+
+    spec: DataSpec
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    source: DataSource = field(default_factory=DataSource)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        train: Pair,
+        test: Pair,
+        name: str = "tensors",
+        class_names: Sequence[str] | None = None,
+        *,
+        mirror: bool = True,
+        statistics: Statistics | None = None,
+        device: str | torch.device = "cpu",
+    ) -> RealData:
+        """A data set of images that are in memory; splits and fingerprint are those that `load_dataset` gives.
+
+        Args:
+            train: Images and labels. Images: uint8, or float from 0 to 1 (rounded to 8 bits), ``(N, C, H, W)``;
+                labels: integers from 0 to ``classes - 1``, ``(N,)``. Tensors, or what ``torch.as_tensor`` takes.
+            test: The same.
+            name: For tables; a known name such as ``cifar10`` applies the published settings of that data set.
+            class_names: One name a class; by default numbers.
+            mirror: Whether an image keeps its label when mirrored left to right.
+            statistics: Mean and standard deviation of each channel, in [0, 1]; measured on ``train`` by default.
+            device: Where images and labels shall be.
+
+        Raises:
+            DataError: If shapes, types or values are not as described.
+
+        Example:
+            >>> images, labels = torch.rand(20, 1, 8, 8), torch.arange(20) % 2
+            >>> RealData.from_tensors((images, labels), (images, labels)).spec.num_classes
+            2
+        """
+        train_images, train_labels = _images(train[0], "train"), _labels(train[1], "train")
+        test_images, test_labels = _images(test[0], "test"), _labels(test[1], "test")
+        names = tuple(class_names or map(str, range(1 + int(train_labels.max()) if len(train_labels) else 0)))
+        mean, std = statistics or (None, None)
+        raw = RawData(train_images, train_labels, test_images, test_labels, names, mean, std, mirror, origin="tensors")
+        real = build_real_data(name, raw, device)
+        return replace(real, source=DataSource("", {}, real.class_names))
+
+    @classmethod
+    def from_dataset(
+        cls,
+        train: Iterable[tuple[Any, int]],
+        test: Iterable[tuple[Any, int]],
+        name: str = "dataset",
+        class_names: Sequence[str] | None = None,
+        *,
+        mirror: bool = True,
+        statistics: Statistics | None = None,
+        device: str | torch.device = "cpu",
+    ) -> RealData:
+        """A data set read from two torch data sets of ``(image, label)`` pairs, such as those of torchvision.
+
+        Args:
+            train: Pairs of a PIL image, or of an array or tensor as in `from_tensors` (``(C, H, W)``), and an integer.
+            test: The same.
+            name: As for `from_tensors`, like all other arguments.
+            class_names: By default the ``classes`` of ``train``, if it has them.
+            mirror: As for `from_tensors`.
+            statistics: As for `from_tensors`.
+            device: As for `from_tensors`.
+
+        Raises:
+            DataError: If images differ in shape, or are not as described; names the first rows.
+        """
+        names = class_names if class_names is not None else getattr(train, "classes", None)
+        pairs = _stacked(train, "train"), _stacked(test, "test")
+        return cls.from_tensors(*pairs, name, names, mirror=mirror, statistics=statistics, device=device)
+
+    def __repr__(self) -> str:
+        """Name, classes, shape and the sizes of the splits."""
+        spec, sizes = self.spec, f"{len(self.train)} train, {len(self.validation)} validation, {len(self.test)} test"
+        return f"RealData({spec.name!r}, {spec.num_classes} classes of {spec.image_shape}, {sizes}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images live."""
+        return self.train.pixels.device
 
 
 def build_real_data(name: str, raw: RawData, device: str | torch.device = "cpu", who: str = "") -> RealData:
@@ -187,3 +295,64 @@ def _fingerprint(settings: object, *parts: Tensor) -> str:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()[:16]
+
+
+# ---- images and labels in memory -------------------------------------------------------------------------------------
+
+
+def _tensor(values: Any, where: str) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{where}: expected a tensor or an array, but got {type(values).__name__} ({error})") from None
+
+
+def _images(values: Any, split: str) -> Tensor:
+    """uint8, ``(N, C, H, W)``."""
+    images = _tensor(values, f"{split} images")
+    shape = tuple(images.shape)
+    if images.dim() != 4 or not images.numel():
+        raise DataError(f"{split} images: expected shape (N, C, H, W) with N > 0, but got {shape}")
+    if shape[1] > 4 and shape[3] <= 4:
+        raise DataError(f"{split} images: expected shape (N, C, H, W), but got {shape}; use images.permute(0, 3, 1, 2)")
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise DataError(f"{split} images: expected uint8, or float from 0 to 1, but got {images.dtype}")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise DataError(f"{split} images: expected float values from 0 to 1, but got {low:g} to {high:g}")
+    return images.mul(255).round().to(torch.uint8)
+
+
+def _labels(values: Any, split: str) -> Tensor:
+    """int64, ``(N,)``."""
+    labels = _tensor(values, f"{split} labels")
+    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        found = f"{labels.dtype}, shape {tuple(labels.shape)}"
+        raise DataError(f"{split} labels: expected integers of shape (N,), but got {found}")
+    return labels.to(torch.int64)
+
+
+def _stacked(pairs: Iterable[tuple[Any, int]], split: str) -> Pair:
+    """The images of a data set as one uint8 tensor, and its labels."""
+    images: list[Tensor] = []
+    labels: list[int] = []
+    faults: list[str] = []
+    for row, (image, label) in enumerate(pairs):
+        try:
+            array = torch.as_tensor(numpy.array(image)) if isinstance(image, Image.Image) else _tensor(image, "image")
+            if isinstance(image, Image.Image):
+                array = array[None] if array.dim() == 2 else array.permute(2, 0, 1)
+            (found,) = _images(array[None], "one")
+            if images and found.shape != images[0].shape:
+                raise DataError(f"shape {tuple(found.shape)}, the first has {tuple(images[0].shape)}")
+            images.append(found)
+            labels.append(int(label))
+        except (DataError, TypeError, ValueError) as error:
+            faults.append(f"row {row}: {error}")
+    if faults:
+        raise DataError(f"{split}: {len(faults)} bad images: {first_of(faults)}")
+    if not images:
+        raise DataError(f"{split}: expected at least one image, but got none")
+    return torch.stack(images), torch.tensor(labels)
