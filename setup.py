@@ -61,7 +61,7 @@ PLUGINS = {
         "autoencoder-kl = dd_plugins.priors.autoencoder_kl:AutoencoderKLDecoder",
         "gan = dd_plugins.priors.small:SmallGenerator",
         "stylegan-xl = dd_plugins.priors.stylegan:StyleGan",
-        "vae = dd_plugins.priors.train:SmallAutoEncoder",
+        "vae = dd_plugins.priors.vae:SmallAutoEncoder",
     ],
     "dd_plugins.pruning": [
         "aum = dd_plugins.pruning.strategies:AUM",

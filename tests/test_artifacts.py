@@ -23,7 +23,7 @@ from dd_plugins.api import (
     NotEnoughMemory,
     StorageBudget,
 )
-from dd_plugins.api.artifact_files import HeldFiles, MemoryFiles
+from dd_plugins.api.memory_files import HeldFiles, MemoryFiles
 from dd_plugins.datasets import load_dataset, pixel_values
 from dd_plugins.engine.artifacts import needed_artifacts
 from dd_plugins.engine.config import resolve

@@ -193,13 +193,13 @@ def test_candidates_are_copies(prior, real):
     assert torch.equal(container._seen.of_stage["state"], state)
     assert not torch.equal(container._latents.state, state)
     container.enter_stage(container.stages()[1])
-    torch.testing.assert_close(container._judge(container.decode(), container.labels), score, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(container._distance(container.decode(), container.labels), score, rtol=1e-4, atol=1e-6)
 
 
 def test_the_best_images_of_all_stages_win(prior, real):
     container = through(made(prior, real))
     scores = [score for *_, score in container._seen.history]
-    found = container._judge(container.decode(), container.labels)
+    found = container._distance(container.decode(), container.labels)
     assert found == pytest.approx(min(scores), rel=1e-5)
     assert {level for level, *_ in container._seen.history} == {0, 1, 2, 3, -1}
 

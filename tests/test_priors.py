@@ -34,10 +34,12 @@ from dd_plugins.api.progress import silent_job
 from dd_plugins.priors import find
 from dd_plugins.priors.base import check_contract
 from dd_plugins.priors.find import MeasuredGates, TrainedPrior
+from dd_plugins.priors.gan import Discriminator, GanTrainer
 from dd_plugins.priors.gates import Gates, _sizes, learned_nothing, measure, sample, within_class
 from dd_plugins.priors.small import SmallConfig, SmallGenerator, sides
 from dd_plugins.priors.store import load_prior, save_prior
-from dd_plugins.priors.train import Discriminator, GanTrainer, PriorRecipe, SmallAutoEncoder, VaeTrainer
+from dd_plugins.priors.train import PriorRecipe
+from dd_plugins.priors.vae import SmallAutoEncoder, VaeTrainer
 from dd_plugins.seeds import make_generator
 from dd_plugins.training import TrainConfig
 

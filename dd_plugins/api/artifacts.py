@@ -1,7 +1,7 @@
 """Results of one-off work that runs share: experts, priors, reference classifiers, whitening, decoded images.
 
 An `Artifact` says what its files are called, how they are made and how they are read. An `ArtifactStore` makes each of
-them once, whoever needs it first: in a folder, or in memory where there is no disk.
+them once, for the first plugin that needs it: in a folder, or in memory where there is no disk.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from dd_plugins.api.artifact_files import ArtifactFiles, FolderFiles, HeldFiles, MemoryFiles
+from dd_plugins.api.artifact_files import ArtifactFiles, FolderFiles
 from dd_plugins.api.atomic import sweep
 from dd_plugins.api.locks import POLL_SECONDS, locked
+from dd_plugins.api.memory_files import HeldFiles, MemoryFiles
 from dd_plugins.api.progress import StartJob, silent_job
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Artifact(ABC, Generic[T]):
     def build(self, files: ArtifactFiles, job: StartJob) -> T:
         """Makes it, or the part that is missing; called by one process and thread at a time.
 
-        What an interrupted call has written to ``files`` is there in the next one.
+        What an interrupted call has written to ``files`` exists in the next one.
 
         Args:
             files: Where it is written to; every file is whole or absent.
@@ -88,7 +89,7 @@ class Artifact(ABC, Generic[T]):
         return ""
 
     def about(self, made: T) -> list[str]:
-        """What is worth showing about it: figures, one line each."""
+        """Figures to show, one line each."""
         del made
         return []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dd_plugins.errors import NotEnoughMemory, UsageError
+
+if sys.platform != "win32":
+    import resource
 
 SMALL = 2**26  # bytes below which the machine is not examined
 MAX_PARAMETERS = 20_000  # parameter tensors of one module: thousands of layers
@@ -45,9 +48,10 @@ def available_memory(device: torch.device | str = "cpu") -> int:
         swap = psutil.swap_memory().free
     limits = [psutil.virtual_memory().available + swap + own.rss]
     limits += [free + swap + own.rss for free in control_group_memory()]
-    most = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if most != resource.RLIM_INFINITY:
-        limits.append(most - own.vms + own.rss)
+    if sys.platform != "win32":
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most != resource.RLIM_INFINITY:
+            limits.append(most - own.vms + own.rss)
     return max(min(limits), 0)
 
 

@@ -22,7 +22,7 @@ from dd_plugins.api import Artifact, ArtifactFiles, ArtifactStore, DataError, Da
 from dd_plugins.api.progress import StartJob
 
 EPSILON = 0.1  # added to every eigenvalue
-MOST = 4096  # numbers in an image up to which its covariance is worth the memory
+MOST = 4096  # numbers in an image up to which its covariance is computed
 CHUNK = 4096  # images whitened at once
 
 

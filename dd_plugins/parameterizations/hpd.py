@@ -113,7 +113,7 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
         super().build()
         self._prior: tuple[LayeredGenerator, ...] = ()  # no submodule: it is not stored
         self._prior_seconds = 0.0  # not stored either: the file of a set depends on no clock
-        self._judge: ClassRelevantDistance | None = None
+        self._distance: ClassRelevantDistance | None = None
         self._scales: tuple[float, list[float]] = (1.0, [])
         self._latents: Latents | None = None  # None: the pixels are learned, or done
         self._begun = False
@@ -179,7 +179,7 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
         self._prior_seconds = found.seconds
         if config.select == "crfd":
             classifier = context.artifacts.get(ReferenceClassifier(real, *network), context.job)
-            self._judge = ClassRelevantDistance(classifier, real)
+            self._distance = ClassRelevantDistance(classifier, real)
 
     @classmethod
     def external_fingerprints(cls, config: Config) -> Sequence[str]:
@@ -285,7 +285,7 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
         else:
             self._latents.advance(int(stage.name.removeprefix("level ")))
         self._taken = 0
-        if self._judge is not None and not fresh:
+        if self._distance is not None and not fresh:
             self._note_candidate()
 
     def _to_pixels(self) -> None:
@@ -307,13 +307,13 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
         if self._latents is not None and self.config.clip is not None:
             self._latents.clip(self.config.clip)
         self._taken += 1
-        if self._judge is not None and self._taken % self.config.score_every == 0:
+        if self._distance is not None and self._taken % self.config.score_every == 0:
             self._note_candidate()
 
     @torch.no_grad()
     def finish(self) -> None:
         """The best images of all stages, or the last ones."""
-        if self._judge is not None:
+        if self._distance is not None:
             self._note_candidate()
             self.images.copy_(self._seen.best["images"])
             self._latents = None
@@ -323,16 +323,16 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
 
     def _note_candidate(self) -> None:
         """Scores the current images; the best of this stage and of all stages are copied."""
-        assert self._judge is not None
+        assert self._distance is not None
         images, level = self.decode(), -1 if self._latents is None else self._latents.level
-        score = self._judge(images, self.labels)
+        score = self._distance(images, self.labels)
         if not isfinite(score):
             raise diverged(f"images in the {PIXELS if level < 0 else f'level {level}'} stage")
         self._seen.note(level, self._taken, score, self._learned(), images)
 
     def _restore_best_of_stage(self) -> None:
         """Restores the best candidate of the stage, the one after its last step included."""
-        if self._judge is not None and self._taken % self.config.score_every:
+        if self._distance is not None and self._taken % self.config.score_every:
             self._note_candidate()
         self._seen.put_back(self._learned())
 

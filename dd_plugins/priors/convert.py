@@ -204,8 +204,8 @@ def convert(source: Path, to: Path, key: str = "G_ema", timeout: float = 600.0) 
         raise DataError(f"{source}: not read within {timeout:.0f} s") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith(SAYS)]
-        told = lines[-1].removeprefix(SAYS) if lines else f"its process ended with code {done.returncode}"
-        raise DataError(f"{source}: {told}")
+        reason = lines[-1].removeprefix(SAYS) if lines else f"its process ended with code {done.returncode}"
+        raise DataError(f"{source}: {reason}")
     found: dict[str, Any] = read_json(to / ABOUT, DataError)
     return found
 
@@ -238,8 +238,8 @@ def read(source: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _walk(record: Any, prefix: str, tensors: dict[str, Tensor], spent: list[int]) -> dict[str, Any]:
     """Collects parameters and buffers below a record; returns its class, arguments and children.
 
-    ``spent`` counts bytes, up to those of the file, and a hundred for each record: what is told twice without end is
-    an error.
+    ``spent`` counts bytes, up to those of the file, and a hundred for each record: a structure that repeats
+    itself without end is an error.
     """
     spent[0] += 100
     state = record.get("state", record) if isinstance(record, Mapping) else {}

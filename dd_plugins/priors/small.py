@@ -94,7 +94,7 @@ class SmallGenerator(TrainablePrior):
     @classmethod
     def trainer(cls, recipe: PriorRecipe, real: RealData) -> Trainer:
         """A conditional GAN."""
-        from dd_plugins.priors.train import GanTrainer  # which imports this module
+        from dd_plugins.priors.gan import GanTrainer  # which imports this module
 
         return GanTrainer(recipe, real)
 

@@ -1,14 +1,4 @@
-"""Training of the small generator on the training split: as a conditional GAN, or as a conditional auto-encoder.
-
-Source:
-    Miyato & Koyama, "cGANs with Projection Discriminator", ICLR 2018 (projection head, hinge loss, spectral norm);
-    Karras et al., ICLR 2018 (standard deviation of the minibatch); Mao et al., "Mode Seeking Generative Adversarial
-    Networks", CVPR 2019; Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020.
-    Kingma & Welling, ICLR 2014 (the auto-encoder).
-Deviations:
-    Batches hold a few classes with several images each, and the deviation over the minibatch is computed class by
-    class: without it the images of a class collapse to one image, which the accuracy of samples does not show.
-"""
+"""Training of a prior on the training split: the recipe, and what all trainings share."""
 
 from __future__ import annotations
 
@@ -19,15 +9,12 @@ from typing import Any
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils.parametrizations import spectral_norm
 
 from dd_plugins import registry
 from dd_plugins.api import ConfigError, DivergedError, PluginConfig, RealData
 from dd_plugins.api.memory import require_memory, shapes_only, tensor_bytes
-from dd_plugins.api.prior import Styles
 from dd_plugins.priors.base import TrainablePrior, pixel_values
-from dd_plugins.priors.small import SLOPE, SmallConfig, SmallGenerator, sides
+from dd_plugins.priors.small import SmallConfig, SmallGenerator
 from dd_plugins.seeds import make_generator, seed_for, seeded_layers
 
 
@@ -184,151 +171,6 @@ class Trainer(ABC):
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         return torch.optim.Adam(network.parameters(), lr=self.recipe.lr, betas=(0.0, 0.99), fused=True)
-
-
-class GanTrainer(Trainer):
-    """Hinge loss, a projection head, and a term against images that are alike."""
-
-    def build(self) -> dict[str, nn.Module]:
-        """Generator and discriminator."""
-        return {"generator": self.make(), "discriminator": Discriminator(self.config, self.recipe.images)}
-
-    def update(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One update of the discriminator, then one of the generator.
-
-        Layers are so small that the number of passes counts, not the number of images: two halves go in one pass.
-        """
-        discriminator, model, twice = self.networks["discriminator"], self.model, torch.cat([labels, labels])
-        with torch.no_grad():
-            fake = model(model.styles_of(self.draw_noise(len(labels)), labels))
-        of_real, of_fake = discriminator(self._augment(torch.cat([images, fake])), twice).chunk(2)
-        hinge = functional.relu(1 - of_real).mean() + functional.relu(1 + of_fake).mean()
-        self._apply("discriminator", hinge)
-        noise = self.draw_noise(len(twice))
-        made = model(model.styles_of(noise, twice))
-        (one, two), (first, other) = made.chunk(2), noise.chunk(2)
-        loss = -discriminator(self._augment(one), labels).mean()
-        apart = (one - two).abs().flatten(1).mean(1) / (first - other).abs().mean(1)
-        self._apply("generator", loss + self.recipe.mode_seeking * (1 / (apart + 0.1)).mean())
-        return loss.detach() + hinge.detach()
-
-    def _apply(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        self.networks.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    def _augment(self, images: Tensor) -> Tensor:
-        """Brightness, and a shift of up to an eighth of the side."""
-        bright = torch.rand(len(images), 1, 1, 1, generator=self.generator) - 0.5
-        height, width = images.shape[2:]
-        reach = (height // 8, width // 8)
-        down, right = (
-            torch.randint(-r, r + 1, (len(images), 1, 1), generator=self.generator).to(images.device) for r in reach
-        )
-        padded = functional.pad(images + bright.to(images.device), (reach[1], reach[1], reach[0], reach[0]))
-        rows = torch.arange(height, device=images.device).view(1, -1, 1) + reach[0] + down
-        columns = torch.arange(width, device=images.device).view(1, 1, -1) + reach[1] + right
-        number = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-        return padded.permute(0, 2, 3, 1)[number, rows, columns].permute(0, 3, 1, 2)
-
-
-class Discriminator(nn.Module):
-    """Convolutions under spectral norm, the deviation within each class of the batch, and a projection head."""
-
-    def __init__(self, config: SmallConfig, per_class: int) -> None:
-        super().__init__()
-        self.per_class = per_class
-        channels, height, width = config.image_shape
-        halvings = min(len(sides(height)), len(sides(width))) - 1
-        layers: list[nn.Module] = []
-        for position in range(halvings + 1):
-            inputs = channels if not position else config.width
-            layers += [spectral_norm(nn.Conv2d(inputs, config.width, 3, padding=1)), nn.LeakyReLU(SLOPE)]
-            layers += [spectral_norm(nn.Conv2d(config.width, config.width, 3, padding=1)), nn.LeakyReLU(SLOPE)]
-            layers += [nn.AvgPool2d(2)] if position < halvings else []
-        self.body = nn.Sequential(*layers)
-        self.last = spectral_norm(nn.Conv2d(config.width + 1, config.width, 3, padding=1))
-        self.head = spectral_norm(nn.Linear(config.width, 1))
-        self.classes = nn.Embedding(config.num_classes, config.width)
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """How real the images (float, ``(N, C, H, W)``, classes in blocks) look: float, ``(N,)``."""
-        maps = self.body(images)
-        blocks = maps.view(-1, self.per_class, *maps.shape[1:])
-        deviation = blocks.var(1, unbiased=False).add(1e-8).sqrt().mean((1, 2, 3))
-        plane = deviation.repeat_interleave(self.per_class).view(-1, 1, 1, 1).expand(-1, 1, *maps.shape[2:])
-        summed = functional.leaky_relu(self.last(torch.cat([maps, plane], dim=1)), SLOPE).sum((2, 3))
-        projected = (summed * self.classes(labels)).sum(1)
-        scores: Tensor = self.head(summed).squeeze(1) + projected
-        return scores
-
-
-class SmallAutoEncoder(SmallGenerator):
-    """The small generator with an encoder: a distillation can begin with real images."""
-
-    api_version = 2
-
-    class Config(SmallConfig):
-        """Sizes of the small generator."""
-
-    def __init__(self, config: SmallConfig) -> None:
-        super().__init__(config)
-        channels, height, width = config.image_shape
-        halvings = min(len(sides(height)), len(sides(width))) - 1
-        layers: list[nn.Module] = []
-        for position in range(halvings + 1):
-            inputs = channels if not position else config.width
-            layers += [nn.Conv2d(inputs, config.width, 3, padding=1), nn.LeakyReLU(SLOPE)]
-            layers += [nn.AvgPool2d(2)] if position < halvings else []
-        self.encoder = nn.Sequential(*layers, nn.Flatten())
-        self.moments = nn.Linear(config.width * self.first[0] * self.first[1] + config.noise, 2 * config.noise)
-
-    @classmethod
-    def trainer(cls, recipe: PriorRecipe, real: RealData) -> Trainer:
-        """A conditional auto-encoder."""
-        return VaeTrainer(recipe, real)
-
-    def encoded(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the variance of the noise that encodes images: float, ``(N, noise)`` each."""
-        found = self.moments(torch.cat([self.encoder(images), self.classes(labels)], dim=1))
-        mean, log_variance = found.chunk(2, dim=1)
-        return mean, log_variance
-
-    def encode(self, images: Tensor, labels: Tensor) -> Styles:
-        """Styles of the mean."""
-        return self.styles_of(self.encoded(images, labels)[0], labels)
-
-    def styles_of(self, noise: Tensor, labels: Tensor) -> Styles:
-        """As the generator's, but noise keeps its length: it is a place, not a direction."""
-        joined = torch.cat([noise, self.classes(labels)], dim=1)
-        return (self.mapping(joined),) * self.num_stages
-
-
-class VaeTrainer(Trainer):
-    """Absolute error and a small divergence from N(0, 1)."""
-
-    def make(self) -> SmallGenerator:
-        """With its encoder."""
-        return SmallAutoEncoder(self.config)
-
-    def build(self) -> dict[str, nn.Module]:
-        """One network: the encoder is part of it."""
-        return {"generator": self.make()}
-
-    def update(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One update."""
-        model = self.model
-        assert isinstance(model, SmallAutoEncoder)
-        mean, log_variance = model.encoded(images, labels)
-        noise = mean + (log_variance / 2).exp() * self.draw_noise(len(labels))
-        error = (model(model.styles_of(noise, labels)) - images).abs().mean()
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = error + self.recipe.kl * divergence
-        self.optimizers["generator"].zero_grad()
-        loss.backward()
-        self.optimizers["generator"].step()
-        return loss.detach()
 
 
 def _under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:

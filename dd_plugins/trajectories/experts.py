@@ -4,7 +4,7 @@ Source:
     Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, arXiv 2203.11932, and its
     released code: plain SGD, DSA-augmented, a snapshot at the start and after every epoch.
 Deviations:
-    Every expert has its own seed, so that expert k is the same whoever trains it and however many are trained at once.
+    Every expert has its own seed, so that expert k is the same in every process and however many are trained at once.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Source:
     arXiv 2211.10586 (truncated gradient).
 Deviations:
     The exact gradient by default: the adjoint of the weights is carried through every step, whose graph alone is built
-    again on the way back. Memory is that of one step and of the weights behind each.
+    again on the way back. Memory is that of one step and of the weights after each.
 
 With ``v <- momentum v + g(theta)``, ``theta <- theta - lr v`` and the adjoint ``a`` of theta, a step back sums up
 ``c <- momentum c + a``; the images get ``-lr d<g, c>/d images``, the learning rate ``-<g, c>``, and
@@ -75,7 +75,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The weights behind every step, the start included: T + 1 vectors."""
+    """The weights after every step, the start included: T + 1 vectors."""
 
     thetas: list[Tensor]
     lr: float
@@ -83,7 +83,7 @@ class Trajectory:
 
     @property
     def last(self) -> Tensor:
-        """The weights behind the last step."""
+        """The weights after the last step."""
         return self.thetas[-1]
 
 
