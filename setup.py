@@ -137,8 +137,6 @@ setup(
         "benchmark_adapters": [
             "py.typed",
             "references/*.yaml",
-            "records/*.json",
-            "records/priors/*.json",
             "templates/*/*.txt",
         ],
     },

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from committed import FOLDER
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -433,6 +434,6 @@ def test_a_curve_is_drawn_from_records_of_one_cell(tmp_path):
     [([], 2), (["--ipc", 1], 2), (["--ipc", 1, "--protocol", "quick"], 0), (["--ipc", 10], 0), (["--ipc", 3], 2)],
 )
 def test_the_shipped_records_of_digits_are_drawn_budget_by_budget(words, code, tmp_path, capsys):
-    assert command("plot", "--dataset", "digits", *words, "--to", tmp_path / "curve.png") == code
+    assert command("plot", FOLDER, "--dataset", "digits", *words, "--to", tmp_path / "curve.png") == code
     assert (tmp_path / "curve.png").exists() == (code == 0)
     assert capsys.readouterr().err.count("\n") == (code > 0)

@@ -4,10 +4,11 @@ import json
 import shutil
 
 import pytest
+from committed import committed_records
 from tiny_runs import command
 
 from benchmark_adapters.report.discovery import find_records
-from benchmark_adapters.report.summary import committed_records, rows
+from benchmark_adapters.report.summary import rows
 from dd_plugins.api import UsageError
 
 RECORDS = [r for r in committed_records() if r["data"]["name"] == "digits" and r["config"]["ipc"] == 5][:3]

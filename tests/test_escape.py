@@ -7,6 +7,7 @@ import logging
 
 import matplotlib
 import pytest
+from committed import committed_records
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -16,7 +17,6 @@ from tiny_runs import command
 from benchmark_adapters import escape
 from benchmark_adapters.cli.progress import Reporter
 from benchmark_adapters.report import comparison
-from benchmark_adapters.report.summary import committed_records
 from benchmark_adapters.runs.pipeline import _LineFormatter
 from dd_plugins.errors import one_line
 

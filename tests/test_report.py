@@ -1,17 +1,18 @@
 """Tables and pictures made of records."""
 
 import json
-from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 
 import pytest
+from committed import FOLDER, committed_records
 from rich.console import Console
 from scipy import stats
+from tiny_runs import command
 
 from benchmark_adapters.report import benchmarks
 from benchmark_adapters.report.comparison import markdown
-from benchmark_adapters.report.summary import HEADER, committed_records, read_records, rows
+from benchmark_adapters.report.summary import HEADER, read_records, rows
 from benchmark_adapters.report.tables import benchmarks_rows, ledger_table, score_table
 from dd_plugins.api import UsageError
 from dd_plugins.engine.score import Estimate
@@ -133,12 +134,17 @@ def test_markdown_has_one_line_a_row_and_a_rule():
     assert {line.count("|") for line in text} == {len(HEADER) + 1}
 
 
-def test_records_come_with_the_package():
-    assert {record["data"]["name"] for record in committed_records()} >= {"digits"}
+def test_a_folder_of_record_files_is_read_and_none_is_chosen_without_one(tmp_path, monkeypatch, capsys):
+    assert command("table", FOLDER) == 0
+    assert markdown(HEADER, rows(committed_records())).splitlines()[0] in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    for name in ("table", "plot"):
+        assert command(name) == 2
+        assert "no folder runs here; name run folders" in capsys.readouterr().err
 
 
 def test_priors_of_the_records_are_described():
-    folder = files("benchmark_adapters") / "records" / "priors"
+    folder = FOLDER / "priors"
     described = {about["sha256"]: about for about in (json.loads(file.read_text()) for file in folder.iterdir())}
     used = {
         prior["sha256"]: prior

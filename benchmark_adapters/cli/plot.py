@@ -15,7 +15,8 @@ EPILOG = """
 
 `dd-bench plot runs --to curve.png`
 
-`dd-bench plot --dataset digits --ipc 5 --protocol quick --to curve.png` draws the records that come with the package
+`dd-bench plot benchmark_adapters/records --dataset digits --ipc 5 --protocol quick --to curve.png` draws the README's
+records, in a checkout of the repository
 """
 
 
@@ -28,7 +29,9 @@ class Axis(StrEnum):
 
 
 def plot(
-    records: Annotated[list[Path] | None, typer.Argument(help="Run folders, folders of runs, or record files.")] = None,
+    records: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders, folders of runs, or record files.  [default: runs]")
+    ] = None,
     to: Annotated[Path, typer.Option(help="The picture; its ending decides the format.")] = Path("curve.png"),
     against: Annotated[
         Axis, typer.Option(case_sensitive=False, help="Condensation's wall time, processor time, or steps.")
@@ -41,10 +44,10 @@ def plot(
 ) -> None:
     """Draw accuracy against condensation time, a point for each method, with the Pareto front and yardsticks."""
     from benchmark_adapters.report.curves import save_curve
-    from benchmark_adapters.report.discovery import find_records
-    from benchmark_adapters.report.summary import committed_records, of_dataset, read_records
+    from benchmark_adapters.report.discovery import find_records, records_or_runs
+    from benchmark_adapters.report.summary import of_dataset, read_records
 
-    found = read_records(find_records(records)[0]) if records else committed_records()
+    found = read_records(find_records(records_or_runs(records))[0])
     chosen = found if dataset is None else of_dataset(found, dataset)
     kept = [record for record in chosen if ipc in (None, record["config"]["ipc"])]
     if protocol is not None:

@@ -8,14 +8,15 @@ from pathlib import Path
 from dd_plugins.api import UsageError
 
 DEPTH = 2  # folders of runs, and folders of those
+RUNS = Path("runs")  # where commands keep runs by default
 
 
 def find_records(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Finds the records that paths stand for.
 
     Args:
-        paths: Run folders, record files, or folders of runs; of the latter every run up to two levels below counts,
-            and nothing else that they hold, such as scores of real images.
+        paths: Run folders, record files, folders of record files, or folders of runs; of the latter every run up to two
+            levels below counts, and nothing else that they hold, such as scores of real images.
 
     Returns:
         Folders and files that have a record, each once; and folders of runs that are not finished.
@@ -26,7 +27,7 @@ def find_records(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     found: dict[Path, Path] = {}
     unfinished: dict[Path, Path] = {}
     for path in paths:
-        for each in [path] if _holds_record(path) or not path.is_dir() else _runs_in(path, DEPTH):
+        for each in [path] if _holds_record(path) or not path.is_dir() else _records_in(path):
             (found if _holds_record(each) or each.is_file() or not each.exists() else unfinished)[each.resolve()] = each
     if not found:
         where = ", ".join(map(str, paths))
@@ -39,6 +40,12 @@ def _holds_record(folder: Path) -> bool:
     return (folder / "record.json").is_file()
 
 
+def _records_in(folder: Path) -> Iterator[Path]:
+    """The record files that a folder holds, such as those of this project; without any, the runs below it."""
+    files = [] if (folder / "config.yaml").is_file() else sorted(folder.glob("*.json"))
+    yield from files or _runs_in(folder, DEPTH)
+
+
 def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
     """The folder itself if it is a run, else the runs below it."""
     if (folder / "config.yaml").is_file():
@@ -46,3 +53,19 @@ def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
     elif depth:
         for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
             yield from _runs_in(inner, depth - 1)
+
+
+def records_or_runs(paths: Sequence[Path] | None) -> list[Path]:
+    """The paths that a command was given; without any the folder ``runs``.
+
+    Raises:
+        UsageError: If there are none, and no such folder.
+    """
+    if paths:
+        return list(paths)
+    if not RUNS.is_dir():
+        raise UsageError(
+            f"there is no folder {RUNS} here; name run folders, folders of runs or record files (those of the README "
+            f"are in the repository: benchmark_adapters/records)"
+        )
+    return [RUNS]

@@ -6,14 +6,13 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmark_adapters.runs.schema import RunRecord, TableRecord
 from dd_plugins.api import UsageError
-from dd_plugins.api.reading import parse_json, read_json, validated
+from dd_plugins.api.reading import read_json, validated
 from dd_plugins.engine.keys import flatten
 from dd_plugins.engine.score import Estimate
 from dd_plugins.names import quoted
@@ -74,15 +73,6 @@ class Group:
         """The mean of a number that condensations noted; None if none did."""
         known = [value for member in self.members if (value := member.condensation.get(key)) is not None]
         return fmean(known) if known else None
-
-
-def committed_records() -> list[dict[str, Any]]:
-    """The records that come with the package: those behind the README's tables."""
-    folder = files("benchmark_adapters") / "records"
-    names = sorted(
-        entry.name for entry in (folder.iterdir() if folder.is_dir() else ()) if entry.name.endswith(".json")
-    )
-    return [parse_json((folder / name).read_bytes(), name, UsageError) for name in names]
 
 
 def read_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
