@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_up import Factory, make_real, make_spec
 from torch.nn import functional
 
+from benchmark_adapters.runs.identity import compute_run_id
 from dd_plugins import registry
 from dd_plugins.api import (
     ConfigError,
@@ -23,6 +24,8 @@ from dd_plugins.api import (
 )
 from dd_plugins.api.pruning import Selector
 from dd_plugins.dynamics import observe_training
+from dd_plugins.engine.config import resolve
+from dd_plugins.engine.keys import flatten
 from dd_plugins.networks import build_network
 from dd_plugins.pruning import selectors, strategies
 from dd_plugins.pruning.features import herding
@@ -462,6 +465,21 @@ def test_a_score_of_a_third_party_with_settings():
         assert made.working_bytes(10) == 0
     with pytest.raises(ConfigError, match="--trust"):
         ScoreAndSelect({"score": spec})
+
+
+def test_settings_of_a_score_in_a_configuration():
+    spec = f"{__name__}:Brightness"
+    with registry.trusted(spec):
+        base = resolve({"pruning": "aum"}, [f"pruning.score={spec}", "pruning.score.factor=3"])
+        assert base.pruning.settings["score"] == {"name": spec, "factor": 3.0}
+        assert resolve({"pruning": "aum"}, [f"pruning.score={{name: {spec}, factor: 3}}"]) == base
+        again = flatten(base.model_dump(mode="json"))
+        assert resolve({}, [], base=again) == base
+        assert resolve({}, ["pruning.score=el2n"], base=again).pruning.settings["score"] == "el2n"
+        plain = resolve({"pruning": "aum"}, [f"pruning.score={spec}"])
+        built_in = resolve({"pruning": "aum"})
+        ids = {compute_run_id(config, "0" * 16) for config in (base, plain, built_in)}
+        assert len(ids) == 3
 
 
 @pytest.mark.parametrize(

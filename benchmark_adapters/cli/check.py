@@ -25,7 +25,7 @@ FAILED = 3  # exit code
 
 def check(
     plugin: Annotated[str, typer.Argument(help="A name, distribution/name or module:Class.")],
-    kind: Annotated[str | None, typer.Option(help="Its kind, where the name does not tell.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Its kind, if several plugins have this name.")] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One of its settings, repeatable.", rich_help_panel=RUN_PANEL),
@@ -56,8 +56,8 @@ def check(
         for each in progress.track(checks, description="check"):
             result = each.run()
             found.append(result)
-            told = result.reason or each.about
-            table.add_row(rich_text(each.name), Text(result.status, colours[result.status]), rich_text(told))
+            text = result.reason or each.about
+            table.add_row(rich_text(each.name), Text(result.status, colours[result.status]), rich_text(text))
     console.print(table)
     failed = sum(result.status == "failed" for result in found)
     skipped = sum(result.status == "skipped" for result in found)

@@ -18,7 +18,11 @@ from dd_plugins.sources import read_file
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-PREFIXES = {"dataset": "data"}  # what the settings of each kind begin with on the command line
+PREFIXES = {
+    "dataset": "data",
+    "score": "pruning.score",
+    "selector": "pruning.selector",
+}  # what the settings of each kind begin with on the command line
 LARGEST = 2**20  # bytes of a cache file
 LIBRARIES = {"builtins", "abc", "typing", "pydantic"}
 

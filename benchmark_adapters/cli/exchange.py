@@ -1,4 +1,4 @@
-"""dd-bench export and dd-bench import: sets for others, and sets of others."""
+"""dd-bench export and dd-bench import: sets in the formats of other projects."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def export_run(
 
     settings, others = _settings(assignments or [])
     form = load_format(to, {"layout": layout, **settings} if layout else settings, to_export=True)
-    with _said_of_an_interrupt("interrupted; nothing was written"):
+    with _message_of_an_interrupt("interrupted; nothing was written"):
         options, reporter = Options(out, choose_device("cpu"), data_root), Reporter(Console(stderr=True))
         written = export_set(stored, form, root, dataset, others, options, reporter)
     for path in written:
@@ -95,7 +95,7 @@ def import_run(
     options = Options(out, choose_device("cpu"), data_root)
     settings, others = _settings(assignments or [])
     form, flags = load_format(source, settings), {"dataset": dataset, "ipc": ipc}
-    with _said_of_an_interrupt("interrupted; the same command begins again"):
+    with _message_of_an_interrupt("interrupted; the same command begins again"):
         record = import_set(path, form, name, flags, others, options)
     counts = record["images_per_class"]
     say(f"run {record['id']}: {record['name']}, {sum(counts)} images, IPC {record['config']['ipc']}")
@@ -114,9 +114,9 @@ def _settings(assignments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 @contextmanager
-def _said_of_an_interrupt(told: str) -> Iterator[None]:
+def _message_of_an_interrupt(text: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        error.args = (told,)
+        error.args = (text,)
         raise

@@ -52,8 +52,8 @@ def load_tensors(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of pickle protocols
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        told = re.search(r"GLOBAL ([\w.]+)", str(error))
-        asked = f"it asks for {told[1]}" if told else "it is no file of tensors"
+        called = re.search(r"GLOBAL ([\w.]+)", str(error))
+        asked = f"it asks for {called[1]}" if called else "it is no file of tensors"
         raise DataError(f"{path} holds more than tensors, and nothing in it was run: {asked}") from None
     except Exception as error:  # whatever a reader makes of bytes that are no pickle
         if is_out_of_memory(error):
@@ -65,7 +65,7 @@ def load_tensors(path: Path) -> Any:
 
 @contextmanager
 def _at_most(nbytes: int) -> Iterator[None]:
-    """Within it this process gets at most so many bytes more of address space; what asks for more fails at once.
+    """Limits this process to so many more bytes of address space; larger allocations fail at once.
 
     A pickle of a few hundred bytes can ask for any amount of memory, ``bytearray(10**12)`` for example.
     """
@@ -85,7 +85,7 @@ def _check_packed(path: Path) -> None:
         with zipfile.ZipFile(path) as packed:
             unpacked = sum(entry.file_size for entry in packed.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # of torch's older format, or damaged: whoever reads it says so
+        return  # of torch's older format, or damaged, which reading it reports
     if unpacked > path.stat().st_size:
         raise DataError(f"{path}: a compressed file, which would unpack to {unpacked:,} bytes; torch.save writes none")
 
@@ -104,7 +104,7 @@ def _check_tensors(content: Any, path: Path) -> None:
 
 
 def _unusual(tensor: Tensor) -> str:
-    """What keeps a tensor from being read; empty if nothing does."""
+    """The kind of a tensor that is not read; empty for ordinary tensors."""
     if tensor.is_nested:
         return "nested"
     if tensor.is_quantized:

@@ -1,6 +1,6 @@
 """The folders that DC-BENCH's evaluator reads, below ``distilled_results``.
 
-Beside the files that it opens by name stands ``bundle.json``: what the set is, and the sha256 of each of them.
+``bundle.json`` next to these files describes the set and lists the sha256 of each file.
 
 Source:
     justincui03/dc_benchmark at 2a57711: ``evaluator/evaluator.py`` and ``data_loader``; its constants for CIFAR-100.
@@ -82,10 +82,10 @@ class DCBenchFormat(Format):
         return self.read_as(path, real.spec, real.class_names)
 
     def read_as(self, path: Path, spec: DataSpec, class_names: Sequence[str]) -> Imported:
-        """The same for who has no real data at hand, but their spec.
+        """The same without the real data, with their spec alone.
 
         Raises:
-            DataError: As `read`; also if the files are not those that a ``bundle.json`` beside them tells of.
+            DataError: As `read`; also if the files are not those listed in a ``bundle.json`` next to them.
         """
         file = _found(path, spec.name)
         files = _files_of(file)
@@ -125,7 +125,7 @@ class DCBenchFormat(Format):
 
 
 def described(folder: Path, dataset: str) -> tuple[DataSpec, str]:
-    """Of which data a set is, and what made it, as ``bundle.json`` tells; without one, DC-BENCH's own space, no name.
+    """The spec of the data and the name of the method in ``bundle.json``; without it DC-BENCH's own space and no name.
 
     Raises:
         DataError: If the file is damaged.
@@ -138,7 +138,7 @@ def described(folder: Path, dataset: str) -> tuple[DataSpec, str]:
 
 
 def _provenance(exported: Exported, constants: Constants | None) -> dict[str, Any]:
-    """What DC-BENCH's files leave open: how many images there are, in which space, and who wrote them."""
+    """What DC-BENCH's files do not say: the number of images, their space, and the version that wrote them."""
     counts = torch.bincount(exported.targets.cpu(), minlength=exported.data.num_classes)
     return {
         "images_per_class": counts.tolist(),
@@ -154,7 +154,7 @@ def _digest(file: Path) -> str:
 
 
 def _check_bundle(files: Sequence[Path], spec: DataSpec) -> None:
-    """Refuses files that a ``bundle.json`` beside them tells something else of; there need not be one.
+    """Refuses files that do not match a ``bundle.json`` next to them; there need not be one.
 
     Raises:
         DataError: If their sha256 or their space is another.
@@ -163,8 +163,8 @@ def _check_bundle(files: Sequence[Path], spec: DataSpec) -> None:
     about = read_about(folder, BUNDLE)
     if not about:
         return
-    told = about.get("sha256")
-    digests = told if isinstance(told, dict) else {}
+    listed = about.get("sha256")
+    digests = listed if isinstance(listed, dict) else {}
     others = [file.name for file in files if digests.get(file.name) != _digest(file)]
     if others:
         raise DataError(
@@ -198,9 +198,9 @@ def _found(path: Path, dataset: str) -> Path:
     whole = [file for file in found if not any(part.endswith(".tmp") for part in file.relative_to(path).parts)]
     own = [file for file in whole if name in (*file.resolve().parts, "")]
     if len(own) != 1:
-        told = ", ".join(str(file) for file in own[:5]) or "none"
+        found_here = ", ".join(str(file) for file in own[:5]) or "none"
         folder = f" below a folder {name}" if name else ""
-        raise DataError(f"{path}: expected one set of {dataset}{folder}, but found {told}; name its file")
+        raise DataError(f"{path}: expected one set of {dataset}{folder}, but found {found_here}; name its file")
     return own[0]
 
 

@@ -1,4 +1,4 @@
-"""Pictures in a folder for each class, with the exact tensors next to them: sets have more levels than pictures."""
+"""Image files in a folder for each class, with the exact tensors next to them, which 8 bits cannot hold."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ class ImageFolders(Format):
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
-    """Names of folders for classes: those of the classes where every file system takes them, else close to them.
+    """Names of folders for classes: those of the classes if every file system allows them, else similar ones.
 
-    No two are equal, even where upper and lower case, or composed and decomposed letters, are not told apart.
+    No two are equal, even if case, and composed and decomposed letters, are not distinguished.
     """
-    taken: set[str] = set()
+    used: set[str] = set()
     found = []
     for name in class_names:
         wanted, number = _safe(name), 1
         own = wanted
-        while own.casefold() in taken:
+        while own.casefold() in used:
             number += 1
             own = f"{wanted} ({number})"
-        taken.add(own.casefold())
+        used.add(own.casefold())
         found.append(own)
     return found
 

@@ -49,14 +49,14 @@ class PtFormat(Format):
 
 
 def write_about(exported: Exported, folder: Path, name: str = ABOUT, **more: Any) -> None:
-    """Writes what the tensors do not tell: the data set's spec, the budget, where the set comes from, and ``more``."""
+    """Writes what the tensors do not hold: the data set's spec, the budget, the origin of the set, and ``more``."""
     about = {"data": exported.data.to_dict(), "ipc": exported.ipc, "classes": list(exported.class_names)}
-    told = {**about, **exported.notes, **more}
-    (folder / name).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    content = {**about, **exported.notes, **more}
+    (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def test_images(exported: Exported) -> str:
-    """How test images are brought into the space of the exact numbers of a set."""
+    """The transform of test images into the space of the exact numbers of a set."""
     data, notes = exported.data, exported.notes
     if not data.whitened:
         mean, std = ([round(value, 6) for value in values] for values in (data.mean, data.std))

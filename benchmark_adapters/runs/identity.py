@@ -25,6 +25,10 @@ def compute_run_id(config: RunConfig, fingerprint: str) -> str:
     parts = {**PARTS, **({"pruning": "pruning"} if config.pruning else {})}
     if config.pruning:
         content["chosen_by"] = config.chosen_by
+        strategy = registry.create("pruning", config.pruning.name, config.pruning.settings)
+        for kind, name in strategy.plugins().items():
+            if registry.find(kind, name).distribution != registry.OWN:
+                content[kind] = plugin_identity(kind, name)
     else:
         del content["pruning"], content["pruning_trials"]
     if not config.over_budget:

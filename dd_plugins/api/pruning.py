@@ -140,6 +140,10 @@ class PruningStrategy(ABC):
             num_keep: How many in all.
         """
 
+    def plugins(self) -> Mapping[str, str]:
+        """The plugins of other kinds that it is made of: for each kind the canonical name; none by default."""
+        return {}
+
     def candidates(self) -> Sequence[PruningStrategy]:
         """Strategies that differ in a setting still to be chosen, for the same scores; by default this one alone.
 

@@ -20,6 +20,7 @@ from dd_plugins.engine.protocols import PartConfig, Protocol, default_protocol, 
 from dd_plugins.engine.suggestions import unknown_keys
 from dd_plugins.names import near, quoted
 
+CHOICES = ("pruning.score", "pruning.selector")  # the name of a plugin, alone or with settings
 PRUNING_KEYS = ("pruning", "pruning_trials", "over_budget")
 OVER_BUDGET = 0.10  # of a pruned run, as in HMN's paper
 
@@ -156,7 +157,7 @@ def _resolve(file_values: Mapping[str, Any], given: Mapping[str, Any]) -> RunCon
     protocol = str(values.pop("protocol.name", None) or default_protocol(known))
     changed = {key.removeprefix("protocol."): values.pop(key) for key in list(values) if key.startswith("protocol.")}
     values["protocol"] = protocol_with(protocol, changed)
-    nested = nest({**values, "method": method.name})
+    nested = nest({**_with_choices(values), "method": method.name})
     _refuse_unknown(values, nested)
     return _complete(parse_config(RunConfig, nested, ""))
 
@@ -216,9 +217,25 @@ def _overlay(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
     for part in (*PARTS, "pruning", "protocol", "protocol.network"):
         name, former = layer.get(f"{part}.name"), values.get(f"{part}.name")
         if None not in (name, former) and name != former:
-            for key in [key for key in values if key.startswith(f"{part}.")]:
-                del values[key]
+            _drop(values, part)
+    for choice in CHOICES:
+        if choice in layer or f"{choice}.name" in layer:
+            values.pop(choice, None)
+            _drop(values, choice)
     values.update(layer)
+
+
+def _drop(values: dict[str, Any], section: str) -> None:
+    for key in [key for key in values if key.startswith(f"{section}.")]:
+        del values[key]
+
+
+def _with_choices(values: dict[str, Any]) -> dict[str, Any]:
+    """A choice that has settings as a section: ``pruning.score=a`` and ``pruning.score.k=1`` belong together."""
+    for choice in CHOICES:
+        if choice in values and any(key.startswith(f"{choice}.") for key in values):
+            values[f"{choice}.name"] = values.pop(choice)
+    return values
 
 
 def _parse_assignment(text: str) -> tuple[str, Any]:

@@ -25,7 +25,7 @@ class Applies(PluginConfig):
         return _within(dataset, self.dataset) and _within(ipc, self.ipc)
 
     def ipcs(self) -> tuple[int, ...]:
-        """The IPCs it is for; none if it is for all."""
+        """The IPCs that it applies to; empty if it applies to all."""
         return self.ipc if isinstance(self.ipc, tuple) else () if self.ipc is None else (self.ipc,)
 
 
@@ -59,12 +59,12 @@ class Method(PluginConfig):
         return {**parts, **{key: value for key, (value, _) in self._merged(dataset, ipc).items()}}
 
     def borrowed(self, dataset: str, ipc: int) -> tuple[int, list[str]]:
-        """The nearest IPC that there are settings for, and which values it lends; none if this IPC has its own."""
-        taken = [key for key, (_, strange) in self._merged(dataset, ipc).items() if strange]
-        return self._nearest(dataset, ipc), taken
+        """The nearest IPC with settings, and the keys whose values are borrowed from it; none if this IPC has some."""
+        borrowed = [key for key, (_, strange) in self._merged(dataset, ipc).items() if strange]
+        return self._nearest(dataset, ipc), borrowed
 
     def _merged(self, dataset: str, ipc: int) -> dict[str, tuple[Any, bool]]:
-        """Every key's value, and whether it belongs to another IPC; sizes of containers are never lent."""
+        """The value of every key, and whether it is borrowed from another IPC; sizes of containers never are."""
         merged: dict[str, tuple[Any, bool]] = {}
         nearest = self._nearest(dataset, ipc)
         for block in self.settings:
@@ -78,7 +78,7 @@ class Method(PluginConfig):
         return merged
 
     def _nearest(self, dataset: str, ipc: int) -> int:
-        """Of all IPCs that have settings of their own the one of the smallest ratio; this one if none has."""
+        """The IPC with settings of its own whose ratio to this one is the smallest; this one if none has settings."""
         blocks = [block.applies for block in self.settings if _within(dataset, block.applies.dataset)]
         known = [own for applies in blocks for own in applies.ipcs()]
         return min(known, key=lambda own: (max(own / ipc, ipc / own), own), default=ipc)
@@ -162,19 +162,19 @@ def _readable(distribution: str | None) -> Iterator[Method]:
                 yield _read(info)
 
 
-# What a container gets under an objective that nobody published it with: a learning rate belongs to both together,
-# and Adam's steps have the same size whatever the scale of the loss.
+# The optimizer of a container with an objective that it was not published with: a learning rate belongs to the pair,
+# and the steps of Adam do not depend on the scale of the loss.
 EXCHANGED = {"optimizer.name": "adam", "optimizer.lr": 0.01, "optimizer.schedule": "cosine"}
 
 
 def exchanged_container(method: Method, container: str | None, dataset: str, ipc: int) -> dict[str, Any]:
-    """Settings for a container that takes the place of a method's own: its own sizes, and Adam.
+    """Settings for a container that replaces that of a method: its own sizes, and Adam.
 
-    Rates that it was published with come along where they are Adam's.
+    Its published learning rates are kept if they are those of Adam.
 
     Args:
         method: The method.
-        container: The container that was asked for, or None.
+        container: The requested container, or None.
         dataset: The data set, and
         ipc: the budget, on which the container's own settings may depend.
     """

@@ -21,11 +21,11 @@ def unknown_keys(unknown: Sequence[str], models: Mapping[str, type[BaseModel]]) 
         models: For each section (``optimizer``; empty for the top) the model of its settings.
     """
     known = [key for section, model in models.items() for key in keys_of(model, section)]
-    told = [
+    found = [
         f"unknown configuration key {quoted(key)[1:-1]}{suggestion(similar(key, known))}" for key in unknown[:SHOWN]
     ]
     more = len(unknown) - SHOWN
-    return "; ".join([*told, *([f"and {more:,} more"] if more > 0 else [])])
+    return "; ".join([*found, *([f"and {more:,} more"] if more > 0 else [])])
 
 
 def similar(key: str, known: Iterable[str]) -> list[str]:

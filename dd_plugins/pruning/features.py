@@ -51,35 +51,35 @@ class KCenterScore(FeatureScore):
 
 
 def herding(found: Tensor, targets: Tensor) -> Tensor:
-    """How early greedy herding takes each image of its class: the first has the largest score.
+    """How early greedy herding selects each image of its class: the first has the largest score.
 
-    In every class the next image is the one that brings the mean of those taken closest to the mean of all.
+    In every class the next image is the one that brings the mean of those selected closest to the mean of all.
 
     Args:
         found: Features, float ``(N, D)``; normalised to length 1 here.
         targets: int64, ``(N,)``.
 
     Returns:
-        float64, ``(N,)``: the class's images left when it was taken.
+        float64, ``(N,)``: the number of images of the class that are selected later.
     """
     score = torch.zeros(len(targets), dtype=torch.float64, device=targets.device)
     for label in targets.unique().tolist():
         rows = torch.nonzero(targets == label).flatten()
         own = functional.normalize(found[rows].double())
-        lengths, to_goal, to_taken = own.square().sum(1), own @ own.mean(0), torch.zeros_like(own[:, 0])
+        lengths, to_goal, to_selected = own.square().sum(1), own @ own.mean(0), torch.zeros_like(own[:, 0])
         free = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         for count in range(1, len(rows) + 1):
-            # count^2 || goal - (taken + x) / count ||^2, without what is the same for every x
-            gaps = lengths + 2 * (to_taken - count * to_goal)
+            # count^2 || goal - (selected + x) / count ||^2, without what is the same for every x
+            gaps = lengths + 2 * (to_selected - count * to_goal)
             best = int(gaps.masked_fill(~free, float("inf")).argmin())
             free[best] = False
-            to_taken += own @ own[best]
+            to_selected += own @ own[best]
             score[rows[best]] = len(rows) - count
     return score
 
 
 def k_center(found: Sequence[Tensor], targets: Tensor) -> Tensor:
-    """How early greedy k-center takes each image of its class: the first has the largest score.
+    """How early greedy k-center selects each image of its class: the first has the largest score.
 
     The first center of a class is the image nearest to the mean of its features; each next one is the image farthest
     from its nearest center. Equal distances go to the lowest index. Memory is one distance an image.
@@ -90,7 +90,7 @@ def k_center(found: Sequence[Tensor], targets: Tensor) -> Tensor:
         targets: int64, ``(N,)``.
 
     Returns:
-        float64, ``(N,)``: the class's images left when it was taken.
+        float64, ``(N,)``: the number of images of the class that are selected later.
     """
     score = torch.zeros(len(targets), dtype=torch.float64, device=targets.device)
     for label in targets.unique().tolist():
@@ -101,7 +101,7 @@ def k_center(found: Sequence[Tensor], targets: Tensor) -> Tensor:
         for left in range(len(rows) - 1, -1, -1):
             score[rows[center]] = left
             nearest = torch.minimum(nearest, _distances(own, own[center]))
-            nearest[center] = -1  # taken: below the distance of every image that is left
+            nearest[center] = -1  # selected: below the distance of every image that is left
             center = int(nearest.argmax())
     return score
 

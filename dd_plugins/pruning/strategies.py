@@ -145,6 +145,10 @@ class ScoreAndSelect(PruningStrategy):
         generator, classes = self._generator("strata"), int(targets.max()) + 1
         return select(selector, ease.double(), targets.cpu(), num_keep, beta, generator, classes)
 
+    def plugins(self) -> dict[str, str]:
+        """Its score and its selector."""
+        return {"score": _split(self.config.score)[0], "selector": _split(self.config.selector)[0]}
+
     def candidates(self) -> list[ScoreAndSelect]:
         """One strategy for each share of the grid if the selector uses it and it is not given; else this one alone."""
         config = self.config

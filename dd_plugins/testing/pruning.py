@@ -50,24 +50,24 @@ def check_scoring_changes_nothing(subject: Subject, real: RealData) -> None:
 
 @in_colour_and_grey
 def check_selection(subject: Subject, real: RealData) -> None:
-    """As many images as asked for are selected, sorted, each once, and a share of every class."""
+    """As many images as required are selected, sorted, each once, and a share of every class."""
     strategy, targets, classes = _strategy(subject), _targets(real), real.spec.num_classes
     distinct = torch.linspace(0, 1, len(targets)).flip(0).double()
     for candidate in strategy.candidates():
         for num_keep in (len(targets), len(targets) - classes, 2 * classes + 1):
             index = candidate.select(distinct, targets, num_keep)
-            told = f"{subject.name}.select of {num_keep}"
-            assert index.dtype == torch.int64, f"{told}: expected int64, but got {index.dtype}"
-            assert len(index) == num_keep, f"{told}: selects {len(index)}"
-            assert bool((index.diff() > 0).all()), f"{told}: not sorted, or an image twice"
-            assert 0 <= int(index[0]) <= int(index[-1]) < len(targets), f"{told}: no such image"
+            what = f"{subject.name}.select of {num_keep}"
+            assert index.dtype == torch.int64, f"{what}: expected int64, but got {index.dtype}"
+            assert len(index) == num_keep, f"{what}: selects {len(index)}"
+            assert bool((index.diff() > 0).all()), f"{what}: not sorted, or an image twice"
+            assert 0 <= int(index[0]) <= int(index[-1]) < len(targets), f"{what}: no such image"
             left = torch.bincount(targets[index], minlength=classes)
-            assert int(left.min()) > 0, f"{told}: no image of class {int(left.argmin())} is left"
+            assert int(left.min()) > 0, f"{what}: no image of class {int(left.argmin())} is left"
 
 
 @in_colour_and_grey
 def check_equal_scores(subject: Subject, real: RealData) -> None:
-    """Where all images have the same score, it still selects as many as asked for, always the same."""
+    """If all images have the same score, it still selects as many as required, always the same."""
     strategy, targets, num_keep = _strategy(subject), _targets(real), 2 * real.spec.num_classes
     equal = torch.zeros(len(targets), dtype=torch.float64)
     one, other = (strategy.select(equal, targets, num_keep) for _ in range(2))
