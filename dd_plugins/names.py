@@ -82,7 +82,10 @@ FLAGS = {
 def unknown(what: str, name: str, known: Collection[str], others: Mapping[str, Collection[str]]) -> str:
     """The message about a name that nothing has: where it belongs, else similar names, and all names."""
     elsewhere = [(kind, found[0]) for kind, names in others.items() if (found := matches(name, names))]
-    hints = [f"{here} is {_article(kind)} {kind}: {FLAGS[kind].format(here)}" for kind, here in elsewhere]
+    hints = [
+        f"{here} is {_article(kind)} {kind}: {FLAGS.get(kind, f'dd-bench list {kind} {{}}').format(here)}"
+        for kind, here in elsewhere
+    ]
     hint = f"; {', '.join(hints)}" if hints else suggestion(near(name, known))
     return f"unknown {what} {quoted(name)}{hint} (installed: {', '.join(sorted(known)) or 'none'})"
 

@@ -59,6 +59,12 @@ def test_an_unknown_name_gets_a_suggestion(kind, spec, hint):
     assert hint in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_the_name_of_another_kind_gets_a_hint(kind):
+    known = [info.spec for info in registry.list_plugins(kind)]
+    assert f"{known[0]} is a" in names.unknown("thing", known[0], [], {kind: known})
+
+
 def test_run_ids_and_configurations_do_not_depend_on_the_case():
     plain = {"method": "dsa", "parameterization": "hmn", "objective": "idc", "dataset": "digits", "protocol": "dsa"}
     typed = {"method": "DSA", "parameterization": "HMN", "objective": "dd-plugins/IDC", "dataset": "Digits"}
