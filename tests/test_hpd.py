@@ -402,7 +402,7 @@ def test_a_weak_prior_is_refused_with_its_figures_unless_allowed(real, prior, tm
 
 def test_a_prior_without_classes_begins_with_real_images_only(real, monkeypatch, tmp_path):
     stored = StoredPrior(Mirror(), {"sha256": "ab", "gates": GOOD, "network": NETWORK, "kind": "mirror"}, str(tmp_path))
-    monkeypatch.setattr("dd_plugins.parameterizations.hpd.load_prior", lambda *_: stored)
+    monkeypatch.setattr("dd_plugins.parameterizations.generator.load_prior", lambda *_: stored)
     for init in ("cluster", "sample"):
         with pytest.raises(ConfigError, match=f"init = '{init}': this prior knows no classes"):
             made(tmp_path, real, init=init, select="last")
@@ -464,7 +464,7 @@ def test_other_weights_in_the_same_folder_are_another_run(prior, tmp_path, monke
     assert compute_run_id(config, "data") != first  # the run will say that it is not there
     trained = resolve({"method": "h-pd"})
     second = compute_run_id(trained, "data")
-    monkeypatch.setattr("dd_plugins.parameterizations.hpd.VERSION", 0)  # a release that trains other priors
+    monkeypatch.setattr("dd_plugins.parameterizations.generator.VERSION", 0)  # a release that trains other priors
     assert compute_run_id(trained, "data") != second
 
 

@@ -15,10 +15,8 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,38 +27,29 @@ from dd_plugins.api import (
     Artifact,
     ConfigError,
     Context,
-    DataError,
     DataSpec,
-    NeedsArtifacts,
-    NeedsPrior,
     Network,
-    Parameterization,
-    PluginConfig,
-    Prior,
     RealData,
     ResumeMismatch,
     Shapes,
     Stage,
     Staged,
     TensorSpec,
-    UsageError,
     random_real_rows,
 )
 from dd_plugins.api.prior import LayeredGenerator, Styles, rows_at_once
 from dd_plugins.parameterizations.candidates import PIXELS, Candidates
+from dd_plugins.parameterizations.generator import FromGenerator, GeneratorConfig
 from dd_plugins.parameterizations.latents import Latents, diverged
 from dd_plugins.priors.base import pixel_values
 from dd_plugins.priors.centres import centres
 from dd_plugins.priors.distance import ClassRelevantDistance, check_reference_network
-from dd_plugins.priors.find import VERSION, MeasuredGates, TrainedPrior, admit
 from dd_plugins.priors.reference import ReferenceClassifier
 from dd_plugins.priors.small import sides
-from dd_plugins.priors.store import StoredPrior, load_prior, stored_sha256
-from dd_plugins.priors.train import PriorRecipe
 from dd_plugins.seeds import make_generator
 
 
-class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
+class HPD(Staged, FromGenerator["HPD.Config"]):
     """Progressive levels of a generator: styles and state are learned level by level, then the pixels."""
 
     api_version = 2
@@ -72,7 +61,7 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
         "recipe": {"kind": "vae", "width": 4, "noise": 4, "style": 4, "steps": 5, "classes": 4, "images": 2},
     }
 
-    class Config(PluginConfig):
+    class Config(GeneratorConfig):
         """Settings of the progressive parameterization."""
 
         levels: tuple[int, ...] | None = Field(None, min_length=1, description="levels, in order; None: 0 to K - 1")
@@ -91,17 +80,6 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
         )
         score_every: int = Field(5, ge=1, description="steps between two candidates")
         clip: float | None = Field(None, gt=0, description="largest state, in units of its root mean square; None: any")
-        prior: str | None = Field(
-            None, min_length=1, description="folder of a prior; None: the recipe's, trained if need be"
-        )
-        classes: tuple[int, ...] | None = Field(
-            None, description="the prior's class for each class of the data set; None: they are the same"
-        )
-        recipe: PriorRecipe = Field(PriorRecipe(), description="how a prior is trained")
-        allow_weak_prior: bool = Field(False, description="take a prior that fails its gates")
-        prior_sha256: str = Field("", description="of the prior's weights; noted when a set is stored")
-        prior_elements: int = Field(0, ge=0, description="of the prior; noted when a set is stored")
-        prior_licence: str = Field("", description="of the prior; noted when a set is stored")
 
     @classmethod
     def shapes(cls, data: DataSpec, counts: Sequence[int], config: Config) -> Shapes:
@@ -111,8 +89,6 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
     def build(self) -> None:
         """Allocates the images."""
         super().build()
-        self._prior: tuple[LayeredGenerator, ...] = ()  # no submodule: it is not stored
-        self._prior_seconds = 0.0  # not stored either: the file of a set depends on no clock
         self._distance: ClassRelevantDistance | None = None
         self._scales: tuple[float, list[float]] = (1.0, [])
         self._latents: Latents | None = None  # None: the pixels are learned, or done
@@ -135,66 +111,31 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
         if self.config.select == "crfd":
             check_reference_network(network, self.data)
 
-    def artifacts(self, real: RealData, context: Context) -> Iterator[Artifact[Any]]:
-        """The prior that a recipe trains, the gates of the prior, and the reference classifier of the candidates."""
-        config, network = self.config, (context.network, context.make_network)
-        trained = None if config.prior is not None else TrainedPrior(real, config.recipe, *network)
-        if trained is not None:
-            yield trained
-        if trained is None or context.artifacts.has(trained):
-            gates = MeasuredGates(self._load_prior(real, context), real, *network, config.allow_weak_prior)
-            if not config.allow_weak_prior or context.artifacts.has(gates):
-                yield gates
-        if config.select == "crfd":
-            yield ReferenceClassifier(real, *network)
-
-    def _load_prior(self, real: RealData, context: Context) -> StoredPrior:
-        """The prior that is named, or that a recipe trains."""
-        config = self.config
-        if config.prior is not None:
-            return load_prior(Path(config.prior), real.spec, config.prior_sha256 or None, config.classes)
-        trained = TrainedPrior(real, config.recipe, context.network, context.make_network)
-        return context.artifacts.get(trained, context.job)
-
     def prepare(self, real: RealData, context: Context) -> None:
         """Finds the prior, or trains it, and the reference classifier of the candidates."""
-        config, network = self.config, (context.network, context.make_network)
-        stored = self._load_prior(real, context)
-        found = stored.prior()
-        if config.prior_sha256 not in ("", found.sha256):
-            raise DataError(
-                f"{stored.place}: its sha256 is {found.sha256}, but {config.prior_sha256} was expected "
-                f"(parameterization.prior_sha256)"
-            )
-        if not stored.generator.num_classes and config.init != "encode":
-            raise ConfigError(
-                f"parameterization.init = {config.init!r}: this prior knows no classes, and its samples are of none; "
-                f"'encode' begins with real images"
-            )
-        self._use(stored.generator)
-        if not config.allow_weak_prior:
-            admit(stored, real, *network, context.artifacts, context.job)
-        noted = {"prior_sha256": found.sha256, "prior_elements": found.elements, "prior_licence": found.licence}
-        self.layout = replace(self.layout, config=config.model_copy(update=noted))  # the file says which prior it was
-        self._prior_seconds = found.seconds
-        if config.select == "crfd":
-            classifier = context.artifacts.get(ReferenceClassifier(real, *network), context.job)
-            self._distance = ClassRelevantDistance(classifier, real)
+        super().prepare(real, context)
+        if self.config.select == "crfd":
+            reference = ReferenceClassifier(real, context.network, context.make_network)
+            self._distance = ClassRelevantDistance(context.artifacts.get(reference, context.job), real)
 
-    @classmethod
-    def external_fingerprints(cls, config: Config) -> Sequence[str]:
-        """The sha256 of the weights that are named, or the version of the training of priors."""
-        return (f"recipe {VERSION}" if config.prior is None else stored_sha256(Path(config.prior)),)
+    def artifacts(self, real: RealData, context: Context) -> Iterator[Artifact[Any]]:
+        """Those of the prior, and the reference classifier of the candidates."""
+        yield from super().artifacts(real, context)
+        if self.config.select == "crfd":
+            yield ReferenceClassifier(real, context.network, context.make_network)
+
+    def _accept(self, generator: LayeredGenerator) -> None:
+        if not generator.num_classes and self.config.init != "encode":
+            raise ConfigError(
+                f"parameterization.init = {self.config.init!r}: this prior knows no classes, and its samples are of "
+                f"none; 'encode' begins with real images"
+            )
+        self._scales = generator.scales()
+        self._check_levels(generator.num_stages)
 
     def working_bytes(self) -> int:
         """Class numbers of the samples of one class."""
         return self.config.samples * torch.int64.itemsize if self.config.init == "cluster" else 0
-
-    def _use(self, prior: LayeredGenerator) -> None:
-        """Sets the generator, and checks the levels against it."""
-        self._prior = (prior.to(self.images.device),)
-        self._scales = prior.scales()
-        self._check_levels(prior.num_stages)
 
     def _check_levels(self, stages: int) -> None:
         wrong = [level for level in self.config.levels or () if not 0 <= level <= stages]
@@ -203,21 +144,6 @@ class HPD(Staged, NeedsPrior, NeedsArtifacts, Parameterization["HPD.Config"]):
                 f"parameterization.levels = {list(self.config.levels or ())}: level {wrong[0]} does not exist; "
                 f"the prior has levels 0 to {stages}"
             )
-
-    @property
-    def prior(self) -> LayeredGenerator:
-        """The generator."""
-        if not self._prior:
-            raise UsageError("h-pd: no prior yet; prepare() finds it")
-        return self._prior[0]
-
-    def priors(self) -> Sequence[Prior]:
-        """The generator: needed to learn the images, not to decode them."""
-        if not self.config.prior_sha256:
-            return ()
-        where = self.config.prior or f"trained here ({self.config.recipe.kind})"
-        config = self.config
-        return (Prior(where, config.prior_sha256, config.prior_elements, config.prior_licence, self._prior_seconds),)
 
     # ---- stages -----------------------------------------------------------------------------------------------------
 
