@@ -148,6 +148,7 @@ setup(
         "kornia>=0.7",
         "safetensors>=0.4.3",
         "pydantic>=2.7",
+        "typing-extensions>=4.4",
         "PyYAML>=6",
         "typer>=0.15",
         "rich>=13",
