@@ -41,6 +41,7 @@ def prune_study(
 
     from benchmark_adapters.cli.progress import Reporter
     from benchmark_adapters.report import comparison as report
+    from benchmark_adapters.report.study import save_figure
     from benchmark_adapters.runs import study
     from benchmark_adapters.runs.compare import compare
     from benchmark_adapters.runs.find import find_run
@@ -57,8 +58,8 @@ def prune_study(
     header, rows = report.table(report.entries(found.records, scored), scored, study.PLAIN)
     show_table(header, rows, output, console, f"protocol {scored.name}", report.CAPTION)
     if found.records[study.PRUNED]:
-        picture = study.picture(found.records[study.PRUNED][0], out)
-        say(f"picture: {picture}", err=output is not Format.table)
+        figure = save_figure(found.records[study.PRUNED][0], out)
+        say(f"figure: {figure}", err=output is not Format.table)
     for name, why in found.failures.items():
         complain(f"{name} failed: {why}")
     if found.failures:

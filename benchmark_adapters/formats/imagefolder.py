@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmark_adapters.formats.base import checked
 from benchmark_adapters.formats.pt import ABOUT, same_spec, test_images, write_about
-from benchmark_adapters.report.pictures import picture
+from benchmark_adapters.image_grids import picture
 from dd_plugins.api import RealData, SyntheticFileError, read_tensors, staged, write_tensors
 from dd_plugins.api.format import Exported, Format, Imported
 from dd_plugins.api.reading import read_json

@@ -1,4 +1,4 @@
-"""The picture of a pruning study: accuracy against beta, scores with the pruned ends, hardest and easiest images."""
+"""The figure of a pruning study: accuracy against beta, scores with the pruned ends, hardest and easiest images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,28 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from benchmark_adapters.escape import plot_text
-from dd_plugins.api import DataSpec, write_atomically
+from benchmark_adapters.runs.store import RunFolder
+from dd_plugins.api import DataSpec, read_tensors, write_atomically
+from dd_plugins.engine.distilled import load_stored
 from dd_plugins.engine.score import Estimate
 
 STRIP = 12  # images of either end
 BINS = 40
+
+
+def save_figure(record: Mapping[str, Any], out: Path) -> Path:
+    """Draws the figure of one pruned run into its folder.
+
+    Args:
+        record: Of the run.
+        out: The folder of all runs.
+    """
+    folder = RunFolder(out / record["id"])
+    larger = load_stored(RunFolder(out / record["pruning"]["larger"]).synthetic)
+    tensors, _ = read_tensors(folder.scores)
+    path = folder.path / "study.png"
+    save_study(path, record["pruning"], tensors["score"], larger.decode(), larger.labels, larger.data)
+    return path
 
 
 def save_study(

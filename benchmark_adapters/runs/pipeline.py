@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmark_adapters.report.pictures import save_preview
+from benchmark_adapters.image_grids import save_preview
 from benchmark_adapters.runs.identity import compute_run_id
 from benchmark_adapters.runs.notes import data_warnings, idle_rate, lent_settings
 from benchmark_adapters.runs.parts import Options, load_real

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmark_adapters.report.study import save_study
 from benchmark_adapters.runs.compare import Contender
-from benchmark_adapters.runs.store import RunFolder
-from dd_plugins.api import UsageError, read_tensors
+from dd_plugins.api import UsageError
 from dd_plugins.engine.config import OVER_BUDGET, RunConfig
-from dd_plugins.engine.distilled import load_stored
 from dd_plugins.engine.keys import flatten
 
 PLAIN = "no pruning"
@@ -67,14 +63,3 @@ def contenders(rates: Sequence[float], grid: Sequence[float], assignments: Seque
     made.append(Contender(f"over budget by {100 * main:g}%, not pruned", {"over_budget": main}, plain))
     rest = [rate for rate in rates if rate and rate != main]
     return made + [pruned(f"{PRUNED}, {100 * rate:g}% over", CONTROLS[PRUNED], rate) for rate in rest]
-
-
-def picture(record: Mapping[str, Any], out: Path) -> Path:
-    """Draws the picture of one pruned run into its folder."""
-    folder = RunFolder(out / record["id"])
-    stored = RunFolder(out / record["pruning"]["larger"]).synthetic
-    larger = load_stored(stored)
-    tensors, _ = read_tensors(folder.path / "scores.safetensors")
-    path = folder.path / "study.png"
-    save_study(path, record["pruning"], tensors["score"], larger.decode(), larger.labels, larger.data)
-    return path

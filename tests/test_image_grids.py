@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark_adapters.report.pictures import FONT_SIZE, LARGEST, Layout, _fitting, _font, save_preview
+from benchmark_adapters.image_grids import FONT_SIZE, LARGEST, Layout, _fitting, _font, save_preview
 from dd_plugins.api import DataSpec, FolderArtifacts, RawData, StorageLedger, SyntheticSet
 from dd_plugins.datasets import build_real_data
 from dd_plugins.datasets.zca import whitened
