@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from tiny_runs import FLAGS, TINY, run
+from tiny_runs import FLAGS, TINY, command, run
 
 from benchmark_adapters.cli.progress import Reporter
 from benchmark_adapters.runs import pipeline, scoring
@@ -21,6 +21,7 @@ from benchmark_adapters.runs.parts import Options
 from benchmark_adapters.runs.store import RunFolder
 from dd_plugins.api import read_tensors
 from dd_plugins.datasets import load_dataset
+from dd_plugins.engine.condensation import Condensation
 from dd_plugins.engine.config import resolve
 from dd_plugins.engine.distilled import load_stored
 
@@ -256,3 +257,21 @@ def test_the_norm_of_all_gradients_together_is_clipped(clip, tmp_path):
         assert moved == pytest.approx(0.5 * clip, rel=1e-3)  # the rate times the largest norm that is allowed
     else:
         assert moved > 0.5 * 0.01
+
+
+def test_the_number_of_threads_is_set_and_recorded(tmp_path, monkeypatch):
+    seen, take = set(), Condensation.take_step
+
+    def recording(self):
+        seen.add(torch.get_num_threads())
+        return take(self)
+
+    monkeypatch.setattr(Condensation, "take_step", recording)
+    settings = ("network.width=4", "protocol.network.width=4", "protocol.train.epochs=2", "protocol.trials=1", "steps=2")
+    words = [word for text in settings for word in ("--set", text)]
+    before = torch.get_num_threads()
+    assert command("run", "--method", "dm", *words, "--threads", "2", "--no-full-data", "--out", tmp_path) == 0
+    (record,) = tmp_path.glob("*/record.json")
+    assert json.loads(record.read_text())["condensation"]["threads"] == 2
+    assert seen == {2}
+    assert torch.get_num_threads() == before

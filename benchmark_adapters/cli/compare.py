@@ -19,6 +19,7 @@ from benchmark_adapters.cli.options import (
     NetworkName,
     Out,
     ProtocolName,
+    Threads,
     names_of,
 )
 from benchmark_adapters.cli.output import Format, complain, say, show_table
@@ -106,6 +107,7 @@ def compare(
     ] = Format.table,
     full_data: FullData = None,
     chunk: Chunk = None,
+    threads: Threads = None,
     device: Device = None,
     data_root: DataRoot = None,
     out: Out = Path("runs"),
@@ -133,7 +135,7 @@ def compare(
     if baseline not in names:
         raise UsageError(f"--baseline {baseline!r} takes no part; there are {', '.join(names)}")
     console = Console(stderr=output is not Format.table)
-    options = Options(out, choose_device(device), data_root, full_data, chunk)
+    options = Options(out, choose_device(device), data_root, full_data, chunk, threads=threads)
     shared = {"dataset": dataset, "ipc": ipc, "protocol": protocol, "network": network}
     if dry_run:
         _show_plans(runner.plan(taking_part, shared, options), output, console)

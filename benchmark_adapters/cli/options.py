@@ -128,6 +128,16 @@ Chunk = Annotated[
     int | None,
     typer.Option(min=1, max=2**63 - 1, help="Images decoded with a graph at once.", rich_help_panel=WHERE_PANEL),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=4096,
+        help="Threads of one operation while images are learned; equal numbers give equal bits.  [default: 1 for small "
+        "images, else those of torch]",
+        rich_help_panel=WHERE_PANEL,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="cpu or cuda; by default a GPU if there is one.", rich_help_panel=WHERE_PANEL),

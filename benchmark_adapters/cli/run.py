@@ -28,6 +28,7 @@ from benchmark_adapters.cli.options import (
     ProtocolName,
     Prune,
     Seed,
+    Threads,
     Trust,
     names_of,
 )
@@ -82,6 +83,7 @@ def run(
         float,
         typer.Option(min=0, help="Seconds between two checkpoints; 0: every step.", rich_help_panel=WHERE_PANEL),
     ] = 30.0,
+    threads: Threads = None,
     device: Device = None,
     data_root: DataRoot = None,
     trust: Trust = None,
@@ -114,7 +116,7 @@ def run(
     resolved = resolve(flags, own, config)
     # What is missing is told before hours are spent.
     made = {name: make_benchmark(name, each) for name, each in settings.items()}
-    options = Options(out, choose_device(device), data_root, full_data, chunk, checkpoint_seconds)
+    options = Options(out, choose_device(device), data_root, full_data, chunk, checkpoint_seconds, threads)
     console = Console()
     if dry_run:
         _show_plan(resolved, options, console)

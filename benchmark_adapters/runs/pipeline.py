@@ -173,6 +173,7 @@ def _condense(
         seconds=round(history.seconds, 2),
         cpu_seconds=round(history.cpu_seconds, 2),
         prepare_seconds=round(history.prepare_seconds, 2),
+        threads=history.threads,
         learned=history.learned,
         priors=[asdict(prior) for prior in history.priors],
         peak_memory_mib=round(peak_memory_mib(options.device), 1),

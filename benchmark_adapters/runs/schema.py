@@ -57,6 +57,7 @@ class Condensation(Part):
     seconds: Number | None = None
     cpu_seconds: Number | None = None
     prepare_seconds: Number | None = None
+    threads: Count | None = None
     peak_memory_mib: Number | None = None
     priors: list[Prior] = []
 
