@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from tiny_runs import FLAGS, TINY, command, run
+from tiny_runs import FLAGS, PROTOCOL, TINY, command, run
 
 from benchmark_adapters.cli.progress import Reporter
 from benchmark_adapters.runs import pipeline, scoring
@@ -267,7 +267,7 @@ def test_the_number_of_threads_is_set_and_recorded(tmp_path, monkeypatch):
         return take(self)
 
     monkeypatch.setattr(Condensation, "take_step", recording)
-    settings = ("network.width=4", "protocol.network.width=4", "protocol.train.epochs=2", "protocol.trials=1", "steps=2")
+    settings = ("network.width=4", "steps=2", *PROTOCOL)
     words = [word for text in settings for word in ("--set", text)]
     before = torch.get_num_threads()
     assert command("run", "--method", "dm", *words, "--threads", "2", "--no-full-data", "--out", tmp_path) == 0
