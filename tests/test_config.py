@@ -289,3 +289,11 @@ def test_a_long_name_of_a_data_set_is_one_short_line(name):
         load_dataset(resolve({"dataset": name}).dataset)
     assert len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 10_000
+
+
+@pytest.mark.parametrize("part", ["parameterization", "objective", "network", "protocol", "method", "dataset"])
+@pytest.mark.parametrize("value", ["1", "[a]", "1.5", "true"])
+def test_what_is_no_name_is_refused_where_one_is_expected(part, value):
+    with pytest.raises(ConfigError, match=part) as error:
+        resolve({}, [f"{part}={value}"])
+    assert "\n" not in str(error.value)

@@ -128,7 +128,7 @@ def _with_own_names(method: Method, distribution: str) -> Method:
     return method.model_copy(update={**parts, "settings": tuple(blocks)})
 
 
-def choose_method(method: str | None, parameterization: str | None, objective: str | None) -> Method:
+def choose_method(method: str | None, parameterization: object, objective: object) -> Method:
     """The named method, or the one whose parts come closest to the given ones.
 
     First the method of exactly these parts, then the objective's own, whose container is exchanged, then the one named
@@ -139,7 +139,8 @@ def choose_method(method: str | None, parameterization: str | None, objective: s
         return load_method(method)
     if parameterization in method_names() and objective is None:
         return load_method(str(parameterization))
-    foreign = any("/" in part or ":" in part for part in (parameterization, objective) if part)
+    named = [part for part in (parameterization, objective) if isinstance(part, str)]  # others are refused later
+    foreign = any("/" in part or ":" in part for part in named)
 
     def closeness(candidate: Method) -> tuple[bool, ...]:
         return (
