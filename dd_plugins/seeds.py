@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Generator
+
+_seeding = threading.RLock()
 
 
 def seed_for(*path: str | int) -> int:
@@ -47,8 +50,9 @@ def seeded_layers(seed: int) -> Iterator[None]:
     """Within it layers are initialised from ``seed``, on the CPU; the global generator is put back afterwards.
 
     The one place that seeds a global generator: layers can draw their weights from nowhere else. It is the CPU's alone,
-    because torch.manual_seed would also re-seed every GPU, which fork_rng does not restore here.
+    because torch.manual_seed would also re-seed every GPU, which fork_rng does not restore here. One thread at a time
+    is within it: two would draw from one generator in turns.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with _seeding, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         yield

@@ -3,6 +3,7 @@
 import pytest
 import typer
 import yaml
+from committed import FOLDER
 from tiny_runs import command
 
 from benchmark_adapters.cli.main import app
@@ -111,7 +112,7 @@ def test_odd_values(words, part, capsys):
 
 
 def test_commands_and_choices_are_found_in_any_case(capsys):
-    assert command("TABLE", "--format", "CSV") == 0
+    assert command("TABLE", FOLDER, "--format", "CSV") == 0
     assert capsys.readouterr().out.startswith("data set,IPC")
 
 

@@ -1,10 +1,11 @@
 """Seeds: the documented formula, and generators that leave torch's global one alone."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from dd_plugins.seeds import make_generator, seed_for
+from dd_plugins.seeds import make_generator, seed_for, seeded_layers
 
 
 def test_seed_for_follows_the_documented_formula():
@@ -25,3 +26,14 @@ def test_generators_repeat_and_leave_the_global_one_alone():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_layers_that_two_threads_make_do_not_draw_from_each_other():
+    def weights(seed):
+        with seeded_layers(seed):
+            return torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(20)))[-1].weight.detach()
+
+    expected = [weights(seed) for seed in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(weights, range(40)))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

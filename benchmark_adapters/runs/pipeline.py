@@ -52,6 +52,8 @@ def run(config: RunConfig, options: Options, reporter: Callback) -> dict[str, An
     with folder.locked(), _logged_to(folder.path / "log.txt", reporter):
         if (finished := _finished(config, real, options, reporter, folder)) is not None:
             reporter.on_message(f"already finished: {folder.path}")
+            for line in data_warnings(config, real, parts.container.counts):
+                reporter.on_warning(line)
             return finished
         write_atomically(folder.path / "config.yaml", config.to_yaml().encode())
         reporter.on_message(f"run {run_id} in {folder.path}")
