@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import resource
 import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 
 from dd_plugins.api import UsageError
@@ -45,8 +45,17 @@ def peak_memory_mib(device: torch.device) -> float:
         (line,) = [text for text in _STATUS.read_text().splitlines() if text.startswith("VmHWM")]
         return float(line.split()[1]) / 2**10
     except (OSError, ValueError):  # not on Linux
-        scale = 2**20 if sys.platform == "darwin" else 2**10
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+        return _peak_elsewhere_mib()
+
+
+def _peak_elsewhere_mib() -> float:
+    """The most memory of the process since it started, on Windows and macOS."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    import resource  # not on Windows
+
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 def forget_peak(device: torch.device) -> None:
